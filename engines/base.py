@@ -1,0 +1,176 @@
+"""The contract between the service and the engines that make the videos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+"""An upright RGB picture, shape (height, width, 3)."""
+
+
+class Emotion(StrEnum):
+    """The emotions DICE-Talk was trained on."""
+
+    CONTEMPT = "contempt"
+    SAD = "sad"
+    HAPPY = "happy"
+    SURPRISED = "surprised"
+    ANGRY = "angry"
+    DISGUSTED = "disgusted"
+    FEAR = "fear"
+    NEUTRAL = "neutral"
+
+
+class Stage(StrEnum):
+    """What a task is doing, in the order it may happen; an engine uses those that it has."""
+
+    QUEUED = "queued"
+    PREPARING = "preparing"
+    DENOISING = "denoising"
+    DECODING = "decoding"
+    INTERPOLATING = "interpolating"
+    RENDERING = "rendering"
+    ENCODING = "encoding"
+
+
+@dataclass(frozen=True, slots=True)
+class SynthesisParams:
+    """What the client asked for, every default filled in. Ranges are checked by the service."""
+
+    emotion: Emotion
+    ref_scale: float  # identity guidance, 0..10
+    emo_scale: float  # audio and emotion guidance, 0..10
+    crop: bool  # square around the face instead of the whole portrait
+    inference_steps: int  # denoising steps, 8..50
+    duration: float | None  # use only the first seconds of the audio; None: all of it
+    fps: int  # frames per second of the file, 8..60
+    seed: int  # 0..2**32-1
+    dynamic_scale: float  # motion of the head, 0.1..3
+    min_resolution: int  # short side of the video in pixels, 256..1024
+    expand_ratio: float  # margin around the face when cropping, in face sizes, 0.1..2
+
+
+@dataclass(frozen=True, slots=True)
+class FaceBox:
+    """A face in pixels of the upright image; `roll` (radians, clockwise) is the tilt of its eye line."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    roll: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Portrait:
+    """A portrait an engine can animate: which face, and what its owner should know."""
+
+    face: FaceBox
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a job is expected to cost on an idle machine."""
+
+    seconds: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SynthesisJob:
+    """All an engine needs for one video. The inputs were checked at submission and do not change."""
+
+    image: Path
+    audio: Path
+    output: Path  # the finished mp4 appears here at once, whole
+    seconds: float  # speech to use, `duration` already applied
+    face: FaceBox  # from `inspect`, so that nothing is detected twice
+    params: SynthesisParams
+
+
+Report = Callable[[Stage, float, str], None]
+"""report(stage, fraction of that stage 0..1, a sentence for the client)."""
+
+Cancelled = Callable[[], bool]
+"""True once the job should stop; polled at least once per denoising step or rendered chunk."""
+
+
+class EngineError(Exception):
+    """A failure with a stable `code` and a sentence for the person who sent the request."""
+
+    code = "internal"
+
+
+class SetupError(EngineError):
+    """The engine cannot start: the sentence says what is missing and what to do about it."""
+
+    code = "setup_failed"
+
+
+class NoFaceError(EngineError):
+    """The portrait shows no face this engine can animate."""
+
+    code = "no_face"
+
+
+class InvalidImageError(EngineError):
+    """The portrait could not be read."""
+
+    code = "invalid_image"
+
+
+class InvalidAudioError(EngineError):
+    """The recording could not be read."""
+
+    code = "invalid_audio"
+
+
+class EncoderError(EngineError):
+    """The finished video did not pass its checks, or could not be written."""
+
+    code = "encoder_failed"
+
+
+class JobCancelledError(EngineError):
+    """The job stopped because `cancelled()` said so."""
+
+    code = "cancelled"
+
+
+class Engine(Protocol):
+    """One way of making the video. All methods may be called from any thread once `load` has returned."""
+
+    name: str
+    """`dice_talk` or `preview`: what health, status and equal-request sharing call it."""
+
+    version: str
+    """Changes whenever equal input would give another video."""
+
+    ignored_fields: Mapping[str, str]
+    """Form fields that this engine cannot honour, each with the warning a client is given."""
+
+    stage_weights: Mapping[Stage, float]
+    """The share of a job's time each stage takes, adding up to 1, in the order they run."""
+
+    def load(self) -> None:
+        """Read the models. Raises SetupError."""
+
+    def inspect(self, image: Image) -> Portrait:
+        """Find the face to animate. Raises NoFaceError."""
+
+    def estimate(self, params: SynthesisParams, seconds: float, size: tuple[int, int]) -> Estimate:
+        """Predict the cost of `seconds` of video of a portrait of `size` (width, height)."""
+
+    def synthesize(self, job: SynthesisJob, report: Report, cancelled: Cancelled) -> None:
+        """Make the video; `job.output` exists only when it is whole. Raises EngineError, OSError (disk full)."""
+
+    def close(self) -> None:
+        """Give back what `load` took."""
