@@ -121,24 +121,6 @@ class NoFaceError(EngineError):
     code = "no_face"
 
 
-class InvalidImageError(EngineError):
-    """The portrait could not be read."""
-
-    code = "invalid_image"
-
-
-class InvalidAudioError(EngineError):
-    """The recording could not be read."""
-
-    code = "invalid_audio"
-
-
-class EncoderError(EngineError):
-    """The finished video did not pass its checks, or could not be written."""
-
-    code = "encoder_failed"
-
-
 class JobCancelledError(EngineError):
     """The job stopped because `cancelled()` said so."""
 
@@ -170,7 +152,7 @@ class Engine(Protocol):
         """Predict the cost of `seconds` of video of a portrait of `size` (width, height)."""
 
     def synthesize(self, job: SynthesisJob, report: Report, cancelled: Cancelled) -> None:
-        """Make the video; `job.output` exists only when it is whole. Raises EngineError, OSError (disk full)."""
+        """Make the video; `job.output` exists only when it is whole. Raises EngineError, MediaError, OSError (disk full)."""
 
     def close(self) -> None:
         """Give back what `load` took."""
