@@ -1,0 +1,1 @@
+"""The HTTP service: receives, validates, queues and answers."""

@@ -152,7 +152,10 @@ class Engine(Protocol):
         """Predict the cost of `seconds` of video of a portrait of `size` (width, height)."""
 
     def synthesize(self, job: SynthesisJob, report: Report, cancelled: Cancelled) -> None:
-        """Make the video; `job.output` exists only when it is whole. Raises EngineError, MediaError, OSError (disk full)."""
+        """Make the video; `job.output` exists only when it is whole.
+
+        Raises EngineError, MediaError, OSError (the disk is full).
+        """
 
     def close(self) -> None:
         """Give back what `load` took."""

@@ -1,0 +1,85 @@
+"""Loads the engine in the background, so that the port answers at once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+
+from api.engine_factory import Choice
+from api.models import ServiceState
+from engines.base import Engine, SetupError
+
+logger = logging.getLogger("api.engine")
+
+
+class EngineLoader:
+    """Holds the one engine. `state` is STARTING, then READY or SETUP_FAILED; `reason` says why."""
+
+    def __init__(self, choose: Callable[[], Choice]) -> None:
+        self._choose = choose
+        self._engine: Engine | None = None
+        self.done = threading.Event()
+        self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+        self._lock = threading.Lock()
+        self.state = ServiceState.STARTING
+        self.reason: str | None = "The engine is being loaded."
+        self.name: str | None = None
+
+    def start(self) -> None:
+        """Begin to load."""
+        threading.Thread(target=self._load, name="engine-loader", daemon=True).start()
+
+    @property
+    def engine(self) -> Engine:
+        """The loaded engine. Raises SetupError while there is none."""
+        if self._engine is None:
+            raise SetupError(self.reason or "")
+        return self._engine
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait until loading has ended, well or not; False when it takes longer."""
+        ended = asyncio.Event()
+        with self._lock:
+            if self.done.is_set():
+                return True
+            self._waiters.append((asyncio.get_running_loop(), ended))
+        try:
+            async with asyncio.timeout(seconds):
+                await ended.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close the engine, if there is one."""
+        if self._engine is not None:
+            self._engine.close()
+
+    def _load(self) -> None:
+        try:
+            choice = self._choose()
+            self.name = choice.engine.name
+            choice.engine.load()
+        except SetupError as error:
+            self._end(ServiceState.SETUP_FAILED, str(error))
+            logger.error("Setup failed: %s", error)  # noqa: TRY400  the sentence says it all
+        except Exception:
+            self._end(ServiceState.SETUP_FAILED, "The engine could not be loaded; the service's log says why.")
+            logger.exception("Setup failed")
+        else:
+            self._engine = choice.engine
+            if choice.reason:
+                logger.warning("%s", choice.reason)
+            self._end(ServiceState.READY, choice.reason)
+            logger.info("Engine %s is ready", choice.engine.name)
+
+    def _end(self, state: ServiceState, reason: str | None) -> None:
+        with self._lock:
+            self.state, self.reason = state, reason
+            self.done.set()
+            for loop, ended in self._waiters:
+                if not loop.is_closed():
+                    loop.call_soon_threadsafe(ended.set)
+            self._waiters.clear()

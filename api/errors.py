@@ -1,0 +1,133 @@
+"""Every error the service answers: `{"error", "detail", "code", "request_id"}`, and `errors` where fields are wrong."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+
+from fastapi import Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from engines.base import EngineError, NoFaceError
+from media.errors import InvalidAudioError, InvalidImageError, MediaError, UnsupportedMediaError
+
+
+class FieldError(BaseModel):
+    """What is wrong with one form field."""
+
+    field: str = Field(examples=["inference_steps"])
+    message: str = Field(examples=["Input should be greater than or equal to 8"])
+
+
+class ErrorResponse(BaseModel):
+    """The one shape of every error."""
+
+    error: str = Field(description="A sentence for a person.", examples=["There is no such task."])
+    detail: str | None = Field(None, description="More, where there is more to say.")
+    code: str = Field(description="A stable name for programs.", examples=["task_not_found"])
+    request_id: str | None = Field(None, description="As in X-Request-ID and in the log.")
+    errors: list[FieldError] | None = Field(None, description="Only for form fields (validation_error).")
+
+
+class ApiError(Exception):
+    """An answer other than success; raise it anywhere below a route."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        error: str,
+        detail: str | None = None,
+        *,
+        errors: Sequence[FieldError] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(error)
+        self.status, self.code, self.error, self.detail = status, code, error, detail
+        self.errors = list(errors) if errors is not None else None
+        self.headers = dict(headers or {})
+
+    def body(self, request_id: str | None) -> bytes:
+        """The JSON answer."""
+        answer = ErrorResponse(
+            error=self.error, detail=self.detail, code=self.code, request_id=request_id, errors=self.errors
+        )
+        fields = answer.model_dump(exclude={"errors"} if self.errors is None else None)
+        return json.dumps(fields, ensure_ascii=False).encode()
+
+
+class FormError(ApiError):
+    """Form fields that are missing, unknown, repeated or out of range."""
+
+    def __init__(self, errors: Sequence[FieldError], known: Sequence[str]) -> None:
+        detail = "; ".join(f"{problem.field}: {problem.message}" for problem in errors)
+        if known:
+            detail += f". The known fields are {', '.join(known)}."
+        super().__init__(422, "validation_error", "The form has missing or wrong fields.", detail, errors=errors)
+
+
+class UnavailableError(ApiError):
+    """The service cannot take the job now, but may later."""
+
+    def __init__(self, code: str, error: str, retry_after: float, *, status: int = 503) -> None:
+        seconds = max(1, round(retry_after))
+        super().__init__(status, code, error, f"Try again in about {seconds} s.", headers={"Retry-After": str(seconds)})
+
+
+STORAGE_RETRY_SECONDS = 60
+
+_HTTP_ERRORS = {
+    400: ("bad_request", "The request cannot be understood."),
+    404: ("not_found", "There is nothing at this address."),
+    405: ("method_not_allowed", "This address does not answer this method."),
+    416: ("range_not_satisfiable", "The requested range lies outside the file."),
+}
+_MEDIA_STATUS: dict[type[Exception], int] = {
+    UnsupportedMediaError: 415,
+    InvalidImageError: 422,
+    InvalidAudioError: 422,
+    NoFaceError: 422,
+}
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether the error means that there is no room left."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def from_status(status: int, detail: str | None = None, headers: Mapping[str, str] | None = None) -> ApiError:
+    """The answer for a bare HTTP status, such as the router's 404 and 405."""
+    phrase = HTTPStatus(status).phrase
+    code, error = _HTTP_ERRORS.get(status, (phrase.lower().replace(" ", "_"), f"{phrase}."))
+    if status == 404:
+        detail = "The endpoints are listed at /docs."
+    allowed = {name.lower(): value for name, value in (headers or {}).items()}.get("allow")
+    if allowed:
+        detail = f"It answers {allowed}."
+    return ApiError(status, code, error, None if detail == phrase else detail, headers=headers)
+
+
+def from_exception(error: Exception) -> ApiError:
+    """The answer for an exception; what is not the client's doing becomes a plain 500."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, HTTPException):
+        return from_status(error.status_code, error.detail, error.headers)
+    if isinstance(error, (MediaError, EngineError)) and type(error) in _MEDIA_STATUS:
+        return ApiError(_MEDIA_STATUS[type(error)], error.code, str(error))
+    if isinstance(error, OSError) and is_disk_full(error):
+        return UnavailableError("storage_full", "The service has no room left for files.", STORAGE_RETRY_SECONDS)
+    return ApiError(500, "internal", "Something went wrong inside the service.", "The service's log tells more.")
+
+
+async def respond(request: Request, error: Exception) -> JSONResponse:
+    """FastAPI's exception handler for the errors that routes raise on purpose."""
+    answer = from_exception(error)
+    response = JSONResponse(None, status_code=answer.status, headers=answer.headers)
+    response.body = answer.body(request.state.request_id)
+    response.headers["content-length"] = str(len(response.body))
+    return response

@@ -1,0 +1,153 @@
+"""Pure ASGI layers around the application, from the outside in: RequestLog, ErrorShape, DrainBody."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.errors import ApiError, from_exception, from_status
+
+logger = logging.getLogger("api.http")
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,100}")
+_QUIET = re.compile(r"/api/health(/.*)?|/api/v1/synthesis/[^/]+/status")
+_DRAIN_BYTES = 128 << 20
+_DRAIN_SECONDS = 10.0
+
+
+class RequestLog:
+    """Gives each request an id (its own X-Request-ID where it sends a usable one) and one line in the log."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        status = 0
+        started = time.perf_counter()
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_with_id)
+        finally:
+            level = logging.DEBUG if _QUIET.fullmatch(scope["path"]) and status < 500 else logging.INFO
+            if logger.isEnabledFor(level):
+                milliseconds = (time.perf_counter() - started) * 1000
+                logger.log(
+                    level, "%s %s %s %.0f ms [%s]", scope["method"], _printable(scope["path"]), status or "aborted",
+                    milliseconds, request_id,
+                )  # fmt: skip
+
+
+class ErrorShape:
+    """Answers exceptions and plain-text errors, whoever made them, in the one JSON shape."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = scope["state"]["request_id"]
+        started = replaced = False
+
+        async def send_shaped(message: Message) -> None:
+            nonlocal started, replaced
+            if message["type"] == "http.response.start":
+                started = True
+                headers = Headers(scope=message)
+                json = headers.get("content-type", "").startswith("application/json")
+                if message["status"] >= 400 and not json:
+                    replaced = True
+                    kept = {name: headers[name] for name in ("allow", "content-range") if name in headers}
+                    await _send_error(from_status(message["status"], headers=kept), request_id, send)
+                    return
+            if not replaced:
+                await send(message)
+
+        try:
+            await self.app(scope, receive, send_shaped)
+        except ClientDisconnect:
+            logger.info("The client went away while sending [%s]", request_id)
+        except Exception as error:
+            logger.exception("%s %s failed [%s]", scope["method"], _printable(scope["path"]), request_id)
+            if started:
+                raise  # the answer is under way: only closing the connection can tell that it is broken
+            await _send_error(from_exception(error), request_id, send)
+
+
+class DrainBody:
+    """Lets a client that is still sending read an early answer.
+
+    Closing a connection with unread data resets it, and many clients then lose the answer. So the answer goes out
+    whole, and the rest of the request is read and dropped (bounded) before the exchange ends.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope) if scope["type"] == "http" else {}
+        if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
+            await self.app(scope, receive, send)
+            return
+        received = False
+
+        async def receive_tracked() -> Message:
+            nonlocal received
+            message = await receive()
+            received = message["type"] != "http.request" or not message.get("more_body", False)
+            return message
+
+        async def send_then_drain(message: Message) -> None:
+            if message["type"] != "http.response.body" or message.get("more_body", False) or received:
+                await send(message)
+                return
+            await send({**message, "more_body": True})
+            await self._drain(receive_tracked, lambda: received)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+        await self.app(scope, receive_tracked, send_then_drain)
+
+    @staticmethod
+    async def _drain(receive: Receive, done: Callable[[], bool]) -> None:
+        dropped = 0
+        try:
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                while not done() and dropped < _DRAIN_BYTES:
+                    dropped += len((await receive()).get("body", b""))
+        except TimeoutError:
+            return
+
+
+async def _send_error(error: ApiError, request_id: str, send: Send) -> None:
+    body = error.body(request_id)
+    headers = {"content-type": "application/json", "content-length": str(len(body)), **error.headers}
+    raw = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": error.status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _printable(path: str) -> str:
+    """The path for a log line: no control characters, bounded."""
+    return path[:200].encode("unicode_escape").decode("ascii")

@@ -1,0 +1,135 @@
+"""The bodies of requests and responses: the HTTP contract. Fields may be added, never changed."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from api.fields import (
+    DynamicScale,
+    ExpandRatio,
+    FramesPerSecond,
+    GuidanceScale,
+    InferenceSteps,
+    Resolution,
+    Seconds,
+    Seed,
+)
+from engines.base import Emotion, Stage, SynthesisParams
+
+
+class TaskStatus(StrEnum):
+    """PENDING → PROCESSING → COMPLETED or FAILED, each once."""
+
+    PENDING = "PENDING"
+    PROCESSING = "PROCESSING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+
+
+class StartForm(BaseModel):
+    """The text fields of `start`; the defaults of those that may be left out come from the settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    emotion: Emotion = Field(description="How the person feels.", examples=["happy"])
+    ref_scale: GuidanceScale = Field(description="Identity guidance: how closely to keep to the portrait.")
+    emo_scale: GuidanceScale = Field(description="Audio and emotion guidance: how strongly to act.")
+    crop: bool = Field(False, description="Crop to a square around the face, with the margin `expand_ratio`.")
+    inference_steps: InferenceSteps = Field(description="Denoising steps: more are slower and finer.")
+    duration: Seconds | None = Field(None, description="Use only the first seconds of the audio; default: all of it.")
+    fps: FramesPerSecond = Field(description="Frames per second of the video.")
+    seed: Seed = Field(description="Equal input and equal seed give an equal video.")
+    dynamic_scale: DynamicScale = Field(1.0, description="Motion of the head; 1 is natural.")
+    min_resolution: Resolution = Field(description="Short side of the video in pixels.")
+    expand_ratio: ExpandRatio = Field(description="Margin around the face when cropping, in face sizes.")
+
+    def params(self) -> SynthesisParams:
+        """The same values as the engines take them."""
+        return SynthesisParams(**dict(self))
+
+
+class TaskAccepted(BaseModel):
+    """202: the task waits for its turn."""
+
+    task_id: str
+    status: Literal["PENDING"] = "PENDING"
+    message: str
+    status_url: str
+    download_url: str
+    queue_position: int = Field(description="1 is next.")
+    warnings: list[str] = Field(description="What the client should know, such as fields the engine cannot honour.")
+
+
+class TaskView(BaseModel):
+    """A task as its client sees it."""
+
+    task_id: str
+    status: TaskStatus
+    progress: float = Field(ge=0, le=1, description="0 to 1; exactly 1 when COMPLETED.")
+    message: str
+    created_at: datetime
+    updated_at: datetime
+    stage: Stage
+    queue_position: int | None = Field(description="1 is next; null when the task no longer waits.")
+    eta_seconds: float | None = Field(description="Until the video is ready; null when the task has ended.")
+    started_at: datetime | None
+    completed_at: datetime | None
+    expires_at: datetime | None = Field(description="When the task and its video are removed.")
+    error_code: str | None = Field(description="Why the task FAILED; see the list in the documentation.")
+    parameters: SynthesisParams
+    engine: str = Field(examples=["preview"])
+    warnings: list[str]
+
+
+class ServiceState(StrEnum):
+    """What the service is doing as a whole."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    SETUP_FAILED = "setup_failed"
+
+
+class Device(BaseModel):
+    """The GPU, as NVIDIA's management library reports it."""
+
+    name: str
+    memory_total_bytes: int
+    memory_used_bytes: int
+
+
+class QueueView(BaseModel):
+    """How busy the service is."""
+
+    running: int
+    waiting: int
+    max_workers: int
+    max_queue: int
+
+
+class Health(BaseModel):
+    """Always 200; `healthy` means that jobs are taken now."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    status: Literal["healthy", "unhealthy"]
+    gpu_available: bool
+    model_loaded: bool = Field(description="The DICE-Talk networks; false under the preview engine.")
+    version: str
+    engine: str | None = Field(description="dice_talk or preview; null while that is being decided.")
+    state: ServiceState
+    reason: str | None = Field(description="Why the service is not healthy, or why this engine was chosen.")
+    device: Device | None
+    queue: QueueView
+    disk_free_bytes: int
+
+
+class Probe(BaseModel):
+    """For liveness and readiness probes."""
+
+    status: Literal["ok", "unavailable"]
+    state: ServiceState

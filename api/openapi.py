@@ -1,0 +1,117 @@
+"""What FastAPI cannot know about the contract: the multipart form, binary answers, the errors of each route."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from api.errors import ErrorResponse
+from api.models import StartForm
+from api.settings import Settings
+from api.submission import form_defaults
+
+_START = "/api/v1/synthesis/start"
+
+_ERRORS = {
+    400: ("malformed_form", "The form is malformed."),
+    404: ("task_not_found", "There is no such task."),
+    409: ("not_finished", "The video is not ready, or the task failed: `error` says which."),
+    410: ("task_expired", "The task has expired; its video is gone."),
+    413: ("too_large", "The request or one of its files is too large."),
+    415: ("unsupported_media_type", "Not a form, or a file of no allowed kind."),
+    416: ("range_not_satisfiable", "The requested range lies outside the file."),
+    422: ("validation_error", "Fields missing or out of range, a damaged file, or a portrait without a usable face."),
+    429: ("queue_full", "Too many tasks are waiting."),
+    500: ("internal", "Something went wrong inside the service."),
+    503: ("starting", "The service is starting, stopping, not set up, or has no room left."),
+}
+
+
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that can answer with these statuses."""
+    responses: dict[int | str, dict[str, Any]] = {}
+    for status in statuses:
+        code, description = _ERRORS[status]
+        example = {"error": description, "detail": None, "code": code, "request_id": "4f1c2b7a"}
+        responses[status] = {
+            "model": ErrorResponse,
+            "description": description,
+            "content": {"application/json": {"example": example}},
+        }
+        if status in (429, 503):
+            responses[status]["headers"] = {
+                "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}
+            }
+    return responses
+
+
+def video_response(description: str) -> dict[str, Any]:
+    """A response whose body is the mp4, or part of it."""
+    return {"description": description, "content": {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}}
+
+
+def install(app: FastAPI, settings: Settings) -> None:
+    """Make `app.openapi()` give the whole contract."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = get_openapi(
+                title=app.title,
+                version=app.version,
+                description=app.description,
+                routes=app.routes,
+                tags=app.openapi_tags,
+            )
+            _add_form(schema, settings)
+            _drop_unused(schema)
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _add_form(schema: dict[str, Any], settings: Settings) -> None:
+    form = StartForm.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema["components"]["schemas"].update(form.pop("$defs"))
+    defaults = form_defaults(settings)
+    properties: dict[str, Any] = {
+        "image": _file("Portrait, JPEG or PNG", settings.files.max_image_mb, "64 to 8192 pixels a side"),
+        "audio": _file("Speech, WAV or MP3", settings.files.max_audio_mb, "0.1 to 600 seconds"),
+    }
+    for name, field in form["properties"].items():
+        # "Number or null" becomes "number", with nothing filled in by the page: a form cannot send null.
+        field.update(next((kind for kind in field.pop("anyOf", []) if kind.get("type") != "null"), {}))
+        field.pop("default", None)
+        field.pop("title", None)
+        default = {"example": ""} if defaults.get(name) is None else {"default": defaults[name]}
+        properties[name] = field | (default if name in defaults else {})
+    form |= {"properties": properties, "required": ["image", "audio", "emotion"], "title": "StartForm"}
+    schema["components"]["schemas"]["StartForm"] = form
+    schema["paths"][_START]["post"]["requestBody"] = {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {"$ref": "#/components/schemas/StartForm"},
+                "encoding": {
+                    "image": {"contentType": "image/jpeg, image/png"},
+                    "audio": {"contentType": "audio/wav, audio/mpeg"},
+                },
+            }
+        },
+    }
+
+
+def _file(what: str, megabytes: float, more: str) -> dict[str, str]:
+    return {"type": "string", "format": "binary", "description": f"{what}, at most {megabytes:g} MB, {more}."}
+
+
+def _drop_unused(schema: dict[str, Any]) -> None:
+    """FastAPI lists its own validation error for every route with a parameter; none of ours answers it."""
+    for path in schema["paths"].values():
+        for operation in path.values():
+            if "HTTPValidationError" in str(operation["responses"].get("422", "")):
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schema["components"]["schemas"].pop(name, None)

@@ -1,0 +1,119 @@
+"""Start a task, ask how far it is, download the video."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import FileResponse
+
+from api.errors import ApiError
+from api.models import TaskAccepted, TaskStatus, TaskView
+from api.openapi import error_responses, video_response
+from api.service import Service, service_of
+from api.submission import submit
+from api.task_manager import TaskReport
+
+PREFIX = "/api/v1/synthesis"
+
+router = APIRouter(prefix=PREFIX, tags=["synthesis"])
+
+
+@router.post(
+    "/start",
+    status_code=202,
+    summary="Turn a portrait, a recording and an emotion into a video",
+    responses={
+        202: {
+            "description": "Accepted; poll `status_url`.",
+            "headers": {"Location": {"description": "The status_url.", "schema": {"type": "string"}}},
+        },
+        **error_responses(400, 413, 415, 422, 429, 500, 503),
+    },
+)
+async def start(request: Request, response: Response, service: Annotated[Service, Depends(service_of)]) -> TaskAccepted:
+    """Everything that is wrong with a request is said here, a portrait without a usable face included."""
+    report = await submit(service, request)
+    task = report.task
+    status_url = f"{PREFIX}/{task.id}/status"
+    response.headers["Location"] = status_url
+    return TaskAccepted(
+        task_id=task.id,
+        message="The task is queued.",
+        status_url=status_url,
+        download_url=f"{PREFIX}/{task.id}/download",
+        queue_position=report.queue_position or 1,
+        warnings=list(task.warnings),
+    )
+
+
+@router.get("/{task_id}/status", summary="How far a task is", responses=error_responses(404, 410))
+async def status(task_id: str, service: Annotated[Service, Depends(service_of)]) -> TaskView:
+    """Poll until `status` is COMPLETED or FAILED."""
+    return _view(service.tasks.get(task_id))
+
+
+@router.get(
+    "/{task_id}/download",
+    summary="The video",
+    response_class=FileResponse,
+    responses={
+        200: video_response("The mp4."),
+        206: video_response("The range that was asked for."),
+        304: {"description": "The client has it already (If-None-Match)."},
+        **error_responses(404, 409, 410, 416),
+    },
+)
+async def download(task_id: str, request: Request, service: Annotated[Service, Depends(service_of)]) -> Response:
+    """Ranges, conditional requests and HEAD work, so downloads can be resumed and players can seek."""
+    return _video(service, task_id, request)
+
+
+@router.head("/{task_id}/download", summary="The video's headers", responses=error_responses(404, 409, 410, 416))
+async def download_head(task_id: str, request: Request, service: Annotated[Service, Depends(service_of)]) -> Response:
+    """As GET, without the body."""
+    return _video(service, task_id, request)
+
+
+def _video(service: Service, task_id: str, request: Request) -> Response:
+    task = service.tasks.get(task_id).task
+    if task.status is TaskStatus.FAILED:
+        raise ApiError(409, task.error_code or "internal", "The task failed, so there is no video.", task.message)
+    if task.result is None:
+        raise ApiError(409, "not_finished", "The video is not ready yet.", f"The task is {task.status}.")
+    if not task.result.path.exists():
+        raise ApiError(410, "task_expired", "The video has been removed from the service's disk.")
+    etag = f'"{task.result.sha256}"'
+    if etag in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers={"ETag": etag})
+    return FileResponse(task.result.path, media_type="video/mp4", filename="result.mp4", headers={"ETag": etag})
+
+
+def _view(report: TaskReport) -> TaskView:
+    task = report.task
+    message = task.message
+    if report.queue_position is not None:
+        message = f"Waiting, number {report.queue_position} in the queue."
+    return TaskView(
+        task_id=task.id,
+        status=task.status,
+        progress=round(task.progress, 4),
+        message=message,
+        created_at=_utc(task.created_at),
+        updated_at=_utc(task.updated_at),
+        stage=task.stage,
+        queue_position=report.queue_position,
+        eta_seconds=None if report.eta_seconds is None else round(report.eta_seconds, 1),
+        started_at=None if task.started_at is None else _utc(task.started_at),
+        completed_at=None if task.completed_at is None else _utc(task.completed_at),
+        expires_at=None if task.expires_at is None else _utc(task.expires_at),
+        error_code=task.error_code,
+        parameters=task.job.params,
+        engine=task.engine,
+        warnings=list(task.warnings),
+    )
+
+
+def _utc(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

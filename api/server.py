@@ -1,0 +1,173 @@
+"""The application, and `python -m api.server`.
+
+Exit codes: 0 stopped cleanly, 1 a worker did not stop, 2 wrong settings, 3 the address is taken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import socket
+import sys
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import FrameType
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: BLAS threads spin on cores the renderer needs
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi.responses import RedirectResponse
+from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+from api import openapi
+from api.engine_factory import Choice, choose_engine
+from api.errors import ApiError, respond
+from api.logs import configure_logging
+from api.middleware import DrainBody, ErrorShape, RequestLog
+from api.routes import health, synthesis
+from api.service import VERSION, Service
+from api.settings import Settings, SettingsError, load_settings
+from engines.base import Engine, EngineError
+from media.errors import MediaError
+
+_SWEEP_SECONDS = 60.0
+_DESCRIPTION = """\
+One portrait, one speech recording and an emotion become a talking-portrait video.
+一张肖像、一段语音和一种情绪，生成会说话的肖像视频。
+
+`POST /api/v1/synthesis/start`, poll the `status_url` until COMPLETED or FAILED, then get the `download_url`.
+Videos of the `preview` engine are labelled as previews; they are not made by the DICE-Talk model.
+"""
+
+
+def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
+    """Build the service. `engine` replaces the one the settings choose; it is loaded like any other."""
+    service = Service(settings, lambda: Choice(engine) if engine is not None else choose_engine(settings))
+    app: FastAPI = FastAPIOffline(
+        title="DICE-Talk API", version=VERSION, description=_DESCRIPTION, lifespan=_lifespan, redirect_slashes=False
+    )
+    app.state.service = service
+    app.include_router(health.router)
+    app.include_router(synthesis.router)
+    app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
+    for error in (ApiError, HTTPException, MediaError, EngineError):
+        app.add_exception_handler(error, respond)
+    openapi.install(app, settings)
+    # Starlette puts the last one added outermost. ErrorShape stands on both sides of CORS: inside, so that errors
+    # get CORS headers too, and outside, for CORS's own refusals.
+    app.add_middleware(DrainBody)
+    app.add_middleware(ErrorShape)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=settings.security.cors_origins,
+        allow_credentials=settings.security.cors_credentials,
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=["X-Request-ID", "Location", "Retry-After", "ETag", "Content-Disposition", "Content-Range"],
+    )
+    app.add_middleware(ErrorShape)
+    app.add_middleware(RequestLog)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    service: Service = app.state.service
+    service.loader.start()
+    sweeper = asyncio.create_task(_sweep(service))
+    yield
+    sweeper.cancel()
+    await asyncio.to_thread(service.drain)
+    service.close()
+
+
+async def _sweep(service: Service) -> None:
+    while True:
+        await asyncio.to_thread(service.tasks.sweep)
+        await asyncio.sleep(_SWEEP_SECONDS)
+
+
+class DrainingServer(uvicorn.Server):
+    """Keeps answering polls and downloads while running tasks are given their grace; a second signal ends it now."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+        self._draining = False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """TERM and Ctrl-C."""
+        if self._draining:
+            super().handle_exit(sig, frame)
+            return
+        self._draining = True
+        threading.Thread(target=self._drain, args=(sig,), name="drain", daemon=True).start()
+
+    def _drain(self, sig: int) -> None:
+        self._service.drain()
+        super().handle_exit(sig, None)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the service until it is told to stop; returns the exit code."""
+    options = _parse(arguments)
+    overrides = {
+        "server": {name: value for name in ("host", "port") if (value := getattr(options, name)) is not None},
+        "synthesis": {} if options.engine is None else {"engine": options.engine},
+    }
+    config = options.config or os.environ.get("DICE_TALK_CONFIG")
+    try:
+        settings = load_settings(None if config is None else Path(config), overrides)
+    except SettingsError as error:
+        print(f"The settings are wrong.\n{error}", file=sys.stderr)
+        return 2
+    host, port = settings.server.host, settings.server.port
+    if options.print_address:
+        print(host, port, settings.synthesis.engine)
+        return 0
+    try:
+        listener = _bind(host, port)
+    except OSError as error:
+        print(f"Cannot listen on {host} port {port}: {error.strerror}. Choose another with --port.", file=sys.stderr)
+        return 3
+    configure_logging(settings)
+    app = create_app(settings)
+    server = DrainingServer(
+        uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=10), app.state.service
+    )
+    server.run(sockets=[listener])
+    if not app.state.service.drain():
+        os._exit(1)  # a worker that does not stop would keep the process for ever
+    return 0
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m api.server", description="The DICE-Talk API service.")
+    parser.add_argument("--host", help="address to listen on")
+    parser.add_argument("--port", type=int, help="port to listen on")
+    parser.add_argument("--config", help="settings file (default: config/api_config.yaml)")
+    parser.add_argument("--engine", help="auto, dice_talk or preview")
+    parser.add_argument("--print-address", action="store_true", help="print host, port and engine setting, and exit")
+    return parser.parse_args(arguments)
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+if __name__ == "__main__":
+    sys.exit(main())

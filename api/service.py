@@ -1,0 +1,92 @@
+"""The parts of one running service; `create_app` builds it and keeps it on `app.state`."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+
+from anyio import CapacityLimiter
+from starlette.requests import Request
+
+from api.device import DeviceMonitor
+from api.engine_factory import Choice
+from api.engine_loader import EngineLoader
+from api.errors import UnavailableError
+from api.file_store import FileStore
+from api.models import Health, QueueView, ServiceState
+from api.settings import Settings
+from api.task_manager import TaskManager
+
+VERSION = "0.1.0"
+_ENGINE_WAIT_SECONDS = 30.0  # that a submission waits for an engine that is being loaded
+_RETRY_SECONDS = 30.0
+_CHECKS_AT_ONCE = 2  # a decoded 50-megapixel portrait takes 150 MB
+
+
+class Service:
+    """Settings, files, engine and queue."""
+
+    def __init__(self, settings: Settings, choose: Callable[[], Choice]) -> None:
+        self.settings = settings
+        self.uploads = FileStore(settings.files.upload_dir)
+        self.outputs = FileStore(settings.files.output_dir)
+        self.loader = EngineLoader(choose)
+        self.tasks = TaskManager(lambda: self.loader.engine, settings.tasks, self.uploads, self.outputs)
+        self.device = DeviceMonitor(settings.gpu.device_id)
+        self.checks = CapacityLimiter(_CHECKS_AT_ONCE)
+        self._draining = False
+
+    @property
+    def state(self) -> ServiceState:
+        """What the service is doing."""
+        return ServiceState.DRAINING if self._draining else self.loader.state
+
+    def check_open(self) -> None:
+        """Raise UnavailableError when a submission would be refused now."""
+        if self.state is ServiceState.SETUP_FAILED:
+            raise UnavailableError("setup_failed", self.loader.reason or "The engine cannot start.", _RETRY_SECONDS)
+        self.tasks.check_open()
+
+    async def engine_ready(self) -> None:
+        """Wait until the engine is loaded. Raises UnavailableError."""
+        if not await self.loader.wait(_ENGINE_WAIT_SECONDS):
+            raise UnavailableError("starting", "The engine is still being loaded.", _RETRY_SECONDS)
+        self.check_open()
+
+    def health(self) -> Health:
+        """All figures of GET /api/health."""
+        running, waiting = self.tasks.counts()
+        device = self.device.read()
+        state = self.state
+        return Health(
+            status="healthy" if state is ServiceState.READY else "unhealthy",
+            gpu_available=device is not None,
+            model_loaded=self.loader.state is ServiceState.READY and self.loader.name == "dice_talk",
+            version=VERSION,
+            engine=self.loader.name,
+            state=state,
+            reason="The service is stopping." if state is ServiceState.DRAINING else self.loader.reason,
+            device=device,
+            queue=QueueView(
+                running=running,
+                waiting=waiting,
+                max_workers=self.settings.tasks.max_workers,
+                max_queue=self.settings.tasks.max_queue,
+            ),
+            disk_free_bytes=shutil.disk_usage(self.outputs.directory).free,
+        )
+
+    def drain(self) -> bool:
+        """Stop: see TaskManager.shutdown. Blocks; may be called again. True when all workers have stopped."""
+        self._draining = True
+        return self.tasks.shutdown(self.settings.tasks.shutdown_grace)
+
+    def close(self) -> None:
+        """Give back what the engine took."""
+        self.loader.close()
+
+
+def service_of(request: Request) -> Service:
+    """The service that a request is for; a FastAPI dependency."""
+    service: Service = request.app.state.service
+    return service

@@ -1,0 +1,202 @@
+"""Settings: config/api_config.yaml and DICE_TALK_<SECTION>__<KEY> variables become one frozen object.
+
+The command line wins over the environment, the environment over the file, the file over the defaults here.
+Unknown keys, wrong types and impossible values raise SettingsError with the path of each key.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+from pydantic_settings import (
+    SettingsError as SourceError,
+)
+
+from api.fields import ExpandRatio, FramesPerSecond, GuidanceScale, InferenceSteps, Resolution, Seed
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_CONFIG = PROJECT_ROOT / "config" / "api_config.yaml"
+ENV_PREFIX = "DICE_TALK_"
+
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+
+
+def _from_root(path: Path) -> Path:
+    return path if path.is_absolute() else PROJECT_ROOT / path
+
+
+ProjectPath = Annotated[Path, AfterValidator(_from_root)]
+"""Relative paths start at the project, wherever the service was started from."""
+
+
+class SettingsError(Exception):
+    """The settings are wrong; the text names each key and what is the matter with it."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class ServerSettings(_Section):
+    """Where the service listens."""
+
+    host: str = Field("0.0.0.0", min_length=1)  # noqa: S104  a service is there to be reached
+    port: int = Field(8000, ge=1, le=65535)
+    log_level: LogLevel = "WARNING"  # of the HTTP server's own messages
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+
+class GpuSettings(_Section):
+    """Which device the DICE-Talk engine uses and health reports."""
+
+    device_id: int = Field(0, ge=-1)  # -1: the CPU
+
+
+class TaskSettings(_Section):
+    """How many tasks run and wait, and how long they are kept."""
+
+    max_workers: int = Field(2, ge=1, le=64)
+    max_queue: int = Field(100, ge=1)
+    retention_hours: float = Field(24, gt=0, allow_inf_nan=False)
+    shutdown_grace: float = Field(30, ge=0, allow_inf_nan=False)  # seconds
+    timeout_seconds: float = Field(3600, gt=0, allow_inf_nan=False)
+
+
+class FileSettings(_Section):
+    """Directories and limits of the uploads."""
+
+    upload_dir: ProjectPath = Path("uploads")
+    output_dir: ProjectPath = Path("outputs")
+    checkpoint_dir: ProjectPath = Path("checkpoints")
+    max_image_mb: float = Field(10, gt=0, allow_inf_nan=False)  # MB of 2**20 bytes
+    max_audio_mb: float = Field(50, gt=0, allow_inf_nan=False)
+
+
+class SynthesisSettings(_Section):
+    """The engine, and the values of the form fields a client leaves out."""
+
+    engine: Literal["auto", "dice_talk", "preview"] = "auto"
+    default_ref_scale: GuidanceScale = 3.0
+    default_emo_scale: GuidanceScale = 6.0
+    inference_steps: InferenceSteps = 25
+    fps: FramesPerSecond = 25
+    seed: Seed = 72589
+    min_resolution: Resolution = 512
+    expand_ratio: ExpandRatio = 0.5
+
+
+class SecuritySettings(_Section):
+    """Which web pages may call the service from a browser."""
+
+    cors_origins: tuple[str, ...] = ("*",)
+    cors_credentials: bool = False
+
+    @model_validator(mode="after")
+    def _no_credentials_for_all(self) -> Self:
+        if self.cors_credentials and "*" in self.cors_origins:
+            raise ValueError("cors_credentials needs cors_origins that name each origin; '*' is not allowed with it")
+        return self
+
+
+class LoggingSettings(_Section):
+    """The service's log."""
+
+    level: LogLevel = "INFO"
+    format: str = Field("%(asctime)s - %(name)s - %(levelname)s - %(message)s", min_length=1)
+    file: ProjectPath | None = Path("logs/api.log")  # null: only the terminal
+    max_mb: float = Field(10, gt=0, allow_inf_nan=False)  # a file grows to this before it is rotated
+    backups: int = Field(5, ge=0)
+
+    @field_validator("format")
+    @classmethod
+    def _formats(cls, value: str) -> str:
+        try:
+            logging.Formatter(value).format(logging.makeLogRecord({}))
+        except (KeyError, ValueError, TypeError) as error:
+            raise ValueError(f"not a logging format: {error}") from error
+        return value
+
+
+class Settings(BaseSettings):
+    """All settings; see config/api_config.yaml for what each is for."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix=ENV_PREFIX, env_nested_delimiter="__", env_parse_none_str="null"
+    )
+
+    server: ServerSettings = ServerSettings()
+    gpu: GpuSettings = GpuSettings()
+    tasks: TaskSettings = TaskSettings()
+    files: FileSettings = FileSettings()
+    synthesis: SynthesisSettings = SynthesisSettings()
+    security: SecuritySettings = SecuritySettings()
+    logging: LoggingSettings = LoggingSettings()
+
+
+def load_settings(config: Path | None = None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Settings:
+    """Read the settings. `overrides` (section → key → value) wins over everything. Raises SettingsError.
+
+    `config` must exist where given; without it config/api_config.yaml is read if it is there.
+    """
+    if config is not None and not config.is_file():
+        raise SettingsError(f"The configuration file {config} does not exist.")
+    unknown = sorted(_unknown_variables(os.environ))
+    if unknown:
+        raise SettingsError(f"Unknown settings in the environment: {', '.join(unknown)}.")
+
+    class Sourced(Settings):
+        @classmethod
+        def settings_customise_sources(  # no .env file, no secrets directory
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+            file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, config or DEFAULT_CONFIG)
+
+    try:
+        return Sourced(**{section: dict(values) for section, values in (overrides or {}).items()})  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise SettingsError("\n".join(_sentences(error))) from error
+    except (SourceError, yaml.YAMLError, TypeError, ValueError) as error:
+        raise SettingsError(f"The settings cannot be read: {error}") from error
+
+
+def _unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:
+    sections = {
+        name.upper(): {key.upper() for key in type(field.default).model_fields}
+        for name, field in Settings.model_fields.items()
+    }
+    for name in environ:
+        section, _, key = name.removeprefix(ENV_PREFIX).partition("__")
+        meant = name.startswith(ENV_PREFIX) and (key or section.startswith(tuple(f"{known}_" for known in sections)))
+        if meant and key.upper() not in sections.get(section, ()):
+            yield name
+
+
+def _sentences(error: ValidationError) -> Iterator[str]:
+    for problem in error.errors():
+        path = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            yield f"{path}: there is no such setting."
+        else:
+            given = "" if isinstance(problem["input"], dict) else f" (it is {problem['input']!r})"
+            yield f"{path}: {problem['msg'].removeprefix('Value error, ')}{given}."

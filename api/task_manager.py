@@ -1,0 +1,301 @@
+"""The queue: an in-memory registry of tasks and a thread pool that works them off."""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from api.errors import ApiError, UnavailableError, is_disk_full
+from api.eta import SpeedMeter
+from api.file_store import FileStore
+from api.models import TaskStatus
+from api.settings import TaskSettings
+from api.tasks import Result, Submission, Task
+from engines.base import Engine, EngineError, JobCancelledError, Stage, SynthesisJob
+from media.errors import MediaError
+
+logger = logging.getLogger("api.task_manager")
+
+_STOP_SECONDS = 10.0  # for an interrupted job to notice
+
+
+@dataclass(frozen=True, slots=True)
+class TaskReport:
+    """A task, and what only the queue knows about it."""
+
+    task: Task
+    queue_position: int | None
+    eta_seconds: float | None
+
+
+class TaskManager:
+    """Runs at most `max_workers` tasks, lets `max_queue` wait, and forgets them after `retention_hours`.
+
+    Equal requests share one video: while one of them runs the others wait for it; when it has failed the next
+    runs itself. Uploads and videos stay as long as a task that needs them. Safe to use from any thread.
+    """
+
+    def __init__(
+        self,
+        engine: Callable[[], Engine],
+        settings: TaskSettings,
+        uploads: FileStore,
+        outputs: FileStore,
+        *,
+        now: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+    ) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._uploads = uploads
+        self._outputs = outputs
+        self._now = now
+        self._monotonic = monotonic
+        self._new_id = new_id
+        self._retention = settings.retention_hours * 3600
+        self._executor = ThreadPoolExecutor(settings.max_workers, thread_name_prefix="worker")
+        self._changed = threading.Condition()  # guards all below
+        self._tasks: dict[str, Task] = {}
+        self._gone: dict[str, float] = {}  # id of an expired task → until when it is answered with 410
+        self._waiting: list[int] = []  # orders of PENDING tasks, ascending
+        self._by_order: dict[int, str] = {}  # order → id of PENDING tasks
+        self._running: dict[str, str] = {}  # key → id of PROCESSING tasks
+        self._results: dict[str, Result] = {}  # by key, as long as a task holds the file
+        self._orders = 0
+        self._speed = SpeedMeter()
+        self._accepting = True
+        self._interrupt = threading.Event()
+
+    # -- what routes call ------------------------------------------------------------------------------------------
+
+    def check_open(self) -> None:
+        """Raise UnavailableError when a submission would be refused now: 503 draining, 429 queue_full."""
+        with self._changed:
+            self._check_open()
+
+    def submit(self, submission: Submission) -> TaskReport:
+        """Accept a task; its two uploads must be held for it. Raises UnavailableError."""
+        engine = self._engine()
+        estimate = engine.estimate(submission.params, submission.seconds, submission.size)
+        key = submission.key(engine)
+        with self._changed:
+            self._check_open()
+            now = self._now()
+            self._orders += 1
+            task = Task(
+                id=self._new_id(),
+                order=self._orders,
+                key=key,
+                uploads=(submission.image, submission.audio),
+                job=SynthesisJob(
+                    image=self._uploads.path(submission.image),
+                    audio=self._uploads.path(submission.audio),
+                    output=self._outputs.path(f"{key}.mp4"),
+                    seconds=submission.seconds,
+                    face=submission.face,
+                    params=submission.params,
+                ),
+                engine=engine.name,
+                warnings=submission.warnings,
+                estimate_seconds=estimate.seconds,
+                created_at=now,
+                updated_at=now,
+            )
+            self._tasks[task.id] = task
+            self._waiting.append(task.order)
+            self._by_order[task.order] = task.id
+            accepted = self._report(task)
+            logger.info(
+                "Task %s accepted: %.1f s of speech, %s, %d waiting",
+                task.id, submission.seconds, submission.params.emotion, len(self._waiting),
+            )  # fmt: skip
+            self._dispatch()
+            return accepted
+
+    def get(self, task_id: str) -> TaskReport:
+        """The present state of a task. Raises ApiError 404, or 410 when it has expired."""
+        with self._changed:
+            now = self._now()
+            task = self._tasks.get(task_id)
+            if task is not None and (task.expires_at is None or now < task.expires_at):
+                return self._report(task)
+            if task is not None or now < self._gone.get(task_id, 0):
+                raise ApiError(
+                    410, "task_expired", "The task has expired; its video is gone.",
+                    f"Finished tasks are kept for {self._settings.retention_hours:g} hours.",
+                )  # fmt: skip
+            raise ApiError(404, "task_not_found", "There is no such task.", "Check the task_id; ids of a stopped "
+                           "service are not known to the next one.")  # fmt: skip
+
+    def counts(self) -> tuple[int, int]:
+        """How many tasks run, and how many wait."""
+        with self._changed:
+            return len(self._running), len(self._waiting)
+
+    # -- what the service's life calls -----------------------------------------------------------------------------
+
+    def sweep(self) -> None:
+        """Forget what has expired, the files with the tasks."""
+        with self._changed:
+            now = self._now()
+            for task in [task for task in self._tasks.values() if task.expires_at is not None]:
+                if task.expires_at is not None and task.expires_at <= now:
+                    self._forget(task)
+            self._gone = {task_id: until for task_id, until in self._gone.items() if now < until}
+        self._uploads.sweep(self._retention)
+        self._outputs.sweep(self._retention)
+
+    def shutdown(self, grace: float) -> bool:
+        """Refuse new tasks, fail the waiting ones, give the running ones `grace` seconds and interrupt the rest.
+
+        Blocks. True when all workers have stopped; a second call only waits.
+        """
+        with self._changed:
+            self._accepting = False
+            for task_id in list(self._by_order.values()):
+                self._end(self._tasks[task_id], code="interrupted", message="The service was stopped before its turn.")
+            self._changed.wait_for(lambda: not self._running, grace)
+            self._interrupt.set()
+            stopped = self._changed.wait_for(lambda: not self._running, _STOP_SECONDS)
+        self._executor.shutdown(wait=stopped)
+        return stopped
+
+    # -- the queue; all of these need the lock ---------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if not self._accepting:
+            raise UnavailableError("draining", "The service is stopping and takes no new tasks.", 30)
+        if len(self._waiting) >= self._settings.max_queue:
+            raise UnavailableError(
+                "queue_full", f"The queue is full: {len(self._waiting)} tasks are waiting.",
+                min((self._remaining(self._tasks[task_id]) for task_id in self._running.values()), default=1.0),
+                status=429,
+            )  # fmt: skip
+
+    def _dispatch(self) -> None:
+        """Start every waiting task that may run, first come first served; those that share a result end at once."""
+        for order in list(self._waiting):
+            task = self._tasks[self._by_order[order]]
+            result = self._results.get(task.key)
+            if result is not None and result.path.exists():
+                self._begin(task)
+                self._end(self._tasks[task.id], result=result)
+            elif len(self._running) < self._settings.max_workers and task.key not in self._running:
+                self._begin(task)
+                self._running[task.key] = task.id
+                self._executor.submit(self._run, task.id)
+
+    def _begin(self, task: Task) -> None:
+        self._tasks[task.id] = task.begun(self._now())
+        self._leave_queue(task)
+
+    def _leave_queue(self, task: Task) -> None:
+        if self._by_order.pop(task.order, None) is not None:
+            del self._waiting[bisect.bisect_left(self._waiting, task.order)]
+
+    def _end(self, task: Task, *, result: Result | None = None, code: str = "", message: str = "") -> None:
+        now = self._now()
+        expires_at = now + self._retention
+        if result is not None:
+            self._outputs.hold(result.path.name)
+            self._results[task.key] = result
+            ended = task.completed(now, expires_at, result)
+        else:
+            ended = task.failed(now, expires_at, code, message)
+        self._tasks[task.id] = ended
+        self._leave_queue(task)
+        if result is not None:
+            logger.info("Task %s completed after %.1f s", task.id, now - task.created_at)
+        else:
+            logger.error("Task %s failed: %s: %s", task.id, code, message)
+
+    def _forget(self, task: Task) -> None:
+        del self._tasks[task.id]
+        self._gone[task.id] = (task.expires_at or self._now()) + self._retention
+        for name in task.uploads:
+            self._uploads.release(name)
+        if task.result is not None and self._outputs.release(task.result.path.name):
+            self._results.pop(task.key, None)
+        logger.info("Task %s expired", task.id)
+
+    def _report(self, task: Task) -> TaskReport:
+        if task.ended:
+            return TaskReport(task, None, None)
+        if task.status is TaskStatus.PROCESSING:
+            return TaskReport(task, None, self._remaining(task))
+        ahead = bisect.bisect_left(self._waiting, task.order)
+        work = sum(self._remaining(self._tasks[task_id]) for task_id in self._running.values())
+        work += sum(self._remaining(self._tasks[self._by_order[order]]) for order in self._waiting[:ahead])
+        return TaskReport(task, ahead + 1, work / self._settings.max_workers + self._remaining(task))
+
+    def _remaining(self, task: Task) -> float:
+        elapsed = 0.0 if task.started_at is None else max(0.0, self._now() - task.started_at)
+        return self._speed.remaining(task.estimate_seconds, elapsed, task.progress)
+
+    # -- the workers -----------------------------------------------------------------------------------------------
+
+    def _run(self, task_id: str) -> None:
+        task = self._tasks[task_id]
+        engine = self._engine()
+        deadline = self._monotonic() + self._settings.timeout_seconds
+        result: Result | None = None
+        code = message = ""
+        logger.info("Task %s started", task_id)
+        try:
+            engine.synthesize(
+                task.job,
+                self._reporter(task_id, engine),
+                lambda: self._interrupt.is_set() or self._monotonic() > deadline,
+            )
+            result = Result(task.job.output, _sha256(task.job.output))
+        except JobCancelledError:
+            if self._interrupt.is_set():
+                code, message = "interrupted", "The service was stopped before the video was ready."
+            else:
+                code = "timeout"
+                message = f"The task took longer than the {self._settings.timeout_seconds:g} seconds allowed."
+        except (EngineError, MediaError) as error:
+            code, message = error.code, str(error)
+        except Exception as error:
+            if isinstance(error, OSError) and is_disk_full(error):
+                code, message = "storage_full", "The service ran out of room for the video."
+            else:
+                logger.exception("Task %s broke the engine", task_id)
+                code, message = "internal", "The engine failed unexpectedly; the service's log tells more."
+        with self._changed:
+            task = self._tasks[task_id]
+            self._end(task, result=result, code=code, message=message)
+            if result is not None and task.started_at is not None:
+                self._speed.learn(task.estimate_seconds, self._now() - task.started_at)
+            del self._running[task.key]
+            self._dispatch()
+            self._changed.notify_all()
+
+    def _reporter(self, task_id: str, engine: Engine) -> Callable[[Stage, float, str], None]:
+        before: dict[Stage, float] = {}
+        total = 0.0
+        for stage, weight in engine.stage_weights.items():
+            before[stage] = total
+            total += weight
+
+        def report(stage: Stage, fraction: float, message: str) -> None:
+            weight = engine.stage_weights.get(stage, 0.0)
+            progress = before.get(stage, 0.0) + weight * min(max(fraction, 0.0), 1.0)
+            with self._changed:
+                self._tasks[task_id] = self._tasks[task_id].reported(self._now(), stage, progress, message)
+
+        return report
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,60 @@
+"""A real server on a real port, in this process, so that tests can hold its engine in their hands."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from api.server import _bind, create_app
+from api.service import Service
+from api.settings import Settings
+from engines.base import Engine
+
+
+def make_settings(directory: Path, **sections: Mapping[str, Any]) -> Settings:
+    """Settings whose files are all under `directory`."""
+    files = {"upload_dir": directory / "uploads", "output_dir": directory / "outputs"}
+    log = {"file": directory / "api.log"}
+    merged = {
+        **sections,
+        "files": {**files, **sections.get("files", {})},
+        "logging": {**log, **sections.get("logging", {})},
+    }
+    return Settings.model_validate(merged)
+
+
+class Running:
+    """A server that runs, and a client for it."""
+
+    def __init__(self, service: Service, url: str) -> None:
+        self.service = service
+        self.url = url
+        self.client = httpx.Client(base_url=url, timeout=30)
+
+
+@contextmanager
+def running(settings: Settings, engine: Engine | None = None, *, wait_loaded: bool = True) -> Iterator[Running]:
+    """Serve in a thread until the context ends."""
+    app = create_app(settings, engine)
+    listener = _bind("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    listener.listen(512)
+    thread.start()
+    service: Service = app.state.service
+    run = Running(service, f"http://127.0.0.1:{listener.getsockname()[1]}")
+    try:
+        if wait_loaded:
+            assert service.loader.done.wait(30), "the engine did not load"
+        yield run
+    finally:
+        run.client.close()
+        server.should_exit = True
+        thread.join(60)
+        listener.close()
