@@ -24,13 +24,12 @@ MAX_ASPECT = 3.0
 # The plugins are called directly: Image.open would try others, and warn at a pixel count of its own.
 _KINDS = {b"\xff\xd8\xff": JpegImageFile, b"\x89PNG\r\n\x1a\n": PngImageFile}
 _SIXTEEN_BIT = {"I", "I;16", "I;16B", "I;16L", "I;16N"}
-_ORIENTATION_TAG = 0x0112
 _BACKGROUND = (255, 255, 255)  # behind transparent pixels
 
 
 @dataclass(frozen=True, slots=True)
 class ImageInfo:
-    """What the header says: `format` is JPEG or PNG, the size is that of the upright picture."""
+    """What the header says: `format` is JPEG or PNG, the size is that before any EXIF rotation."""
 
     format: str
     width: int
@@ -40,11 +39,8 @@ class ImageInfo:
 def probe(path: Path) -> ImageInfo:
     """Read the header and check kind and size. Raises UnsupportedMediaError, InvalidImageError."""
     with _open(path) as image:
-        width, height = image.size
-        if image.getexif().get(_ORIENTATION_TAG, 1) in (5, 6, 7, 8):
-            width, height = height, width
-        _check_size(width, height)
-        return ImageInfo(image.format or "", width, height)
+        _check_size(*image.size)
+        return ImageInfo(image.format or "", *image.size)
 
 
 def load(path: Path) -> NDArray[np.uint8]:
