@@ -111,7 +111,8 @@ def _open(path: Path) -> Iterator[_Source]:
             if not container.streams.audio:
                 raise InvalidAudioError("The recording holds no sound.")
             stream = container.streams.audio[0]
-            codec = stream.codec_context.name
+            # PyAV has no context for a codec it does not know, whatever its types say.
+            codec = getattr(stream.codec_context, "name", "unknown")
             if not codec.startswith("pcm_" if kind == "wav" else "mp3"):
                 raise InvalidAudioError(f"The {kind.upper()} file holds {codec} sound; plain PCM is needed.")
             yield _Source(container, stream, kind, _declared_seconds(path, kind, stream))
