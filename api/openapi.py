@@ -34,7 +34,7 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     responses: dict[int | str, dict[str, Any]] = {}
     for status in statuses:
         code, description = _ERRORS[status]
-        example = {"error": description, "detail": None, "code": code, "request_id": "4f1c2b7a"}
+        example = {"error": description, "detail": "More about it.", "code": code, "request_id": "4f1c2b7a"}
         responses[status] = {
             "model": ErrorResponse,
             "description": description,

@@ -229,4 +229,4 @@ def _malformed(error: str) -> ApiError:
 
 
 def _megabytes(size: int) -> str:
-    return f"{size / 2**20:g} MB"
+    return f"{size / 2**20:g} MB" if size >= 2**20 else f"{size / 2**10:.0f} kB"

@@ -1,0 +1,40 @@
+"""Shared files: one copy each, gone with the last holder, leftovers of earlier runs swept."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from api.file_store import FileStore
+
+NAME = "a" * 64
+
+
+def make(path: Path, content: str = "x") -> Path:
+    path.write_text(content)
+    return path
+
+
+def test_equal_content_is_kept_once_until_the_last_holder_lets_go(tmp_path: Path) -> None:
+    store = FileStore(tmp_path / "store")
+    path = store.adopt(make(tmp_path / "1"), NAME)
+    assert store.adopt(make(tmp_path / "2"), NAME) == path
+    assert not (tmp_path / "2").exists()
+    store.hold(NAME)
+    assert [store.release(NAME), path.exists()] == [False, True]
+    assert [store.release(NAME), path.exists()] == [False, True]
+    assert [store.release(NAME), path.exists()] == [True, False]
+
+
+def test_the_sweep_takes_only_what_is_ours_old_and_not_held(tmp_path: Path) -> None:
+    store = FileStore(tmp_path)
+    make(tmp_path / "new")
+    held = store.adopt(tmp_path / "new", NAME)
+    orphan, video, part = (make(tmp_path / name) for name in ("b" * 64, "c" * 64 + ".mp4", "d.part"))
+    foreign, fresh = make(tmp_path / ".gitignore"), make(tmp_path / ("e" * 64))
+    long_ago = time.time() - 1000
+    for path in (held, orphan, video, part, foreign):
+        os.utime(path, (long_ago, long_ago))
+    assert store.sweep(500) == 3
+    assert sorted(tmp_path.iterdir()) == sorted([held, foreign, fresh])

@@ -1,0 +1,334 @@
+"""The life of a task: order, limits, sharing, failure, retention, shutdown."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from api.errors import ApiError, UnavailableError
+from api.file_store import FileStore
+from api.models import TaskStatus
+from api.settings import TaskSettings
+from api.task_manager import TaskManager, TaskReport
+from api.tasks import Submission
+from engines.base import Emotion, FaceBox, NoFaceError, SynthesisParams
+from media.errors import EncoderError
+from tests.scripted_engine import ScriptedEngine
+
+PARAMS = SynthesisParams(Emotion.HAPPY, 3.0, 6.0, False, 25, None, 25, 1, 1.0, 512, 0.5)
+HOUR = 3600.0
+
+
+class World:
+    """A manager, its engine, its files and a clock that tests turn."""
+
+    def __init__(self, directory: Path, **settings: float) -> None:
+        self.now = 1_000_000.0
+        self.engine = ScriptedEngine()
+        self.uploads = FileStore(directory / "uploads")
+        self.outputs = FileStore(directory / "outputs")
+        self.manager = TaskManager(
+            lambda: self.engine,
+            TaskSettings.model_validate({"max_workers": 1, **settings}),
+            self.uploads,
+            self.outputs,
+            now=lambda: self.now,
+            monotonic=lambda: self.now,
+        )
+        self._inbox = directory
+
+    def submit(self, seed: int = 1, image: str = "a" * 64) -> str:
+        for name in (image, "b" * 64):
+            part = self._inbox / "new.part"
+            part.write_text(name)
+            self.uploads.adopt(part, name)
+        submission = Submission(image, "b" * 64, 10.0, (64, 64), FaceBox(0, 0, 1, 1), replace(PARAMS, seed=seed))
+        return self.manager.submit(submission).task.id
+
+    def get(self, task_id: str) -> TaskReport:
+        return self.manager.get(task_id)
+
+    def status(self, *task_ids: str) -> list[str]:
+        return [self.get(task_id).task.status.value for task_id in task_ids]
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until a condition that a worker brings about holds."""
+        ready = self.manager._changed
+        with ready:
+            assert ready.wait_for(condition, 10), "it never came true"
+
+    def finish(self, *task_ids: str) -> None:
+        self.until(lambda: all(self.get(task_id).task.ended for task_id in task_ids))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path)
+    yield world
+    world.engine.go_on()
+    world.manager.shutdown(10)
+
+
+def test_a_task_runs_to_completion(world: World) -> None:
+    world.engine.hold()
+    task_id = world.submit()
+    world.engine.wait_begun()
+    running = world.get(task_id)
+    assert running.task.status is TaskStatus.PROCESSING
+    assert running.queue_position is None
+    assert running.eta_seconds == pytest.approx(10)
+    world.engine.go_on()
+    world.finish(task_id)
+    task = world.get(task_id).task
+    assert task.status is TaskStatus.COMPLETED
+    assert task.progress == 1.0
+    assert task.result is not None
+    assert task.result.path.read_bytes().startswith(b"SynthesisParams")
+    assert task.expires_at == world.now + 24 * HOUR
+
+
+def test_waiting_tasks_have_places_and_run_in_order(world: World) -> None:
+    world.engine.hold()
+    ids = [world.submit(seed) for seed in range(4)]
+    world.engine.wait_begun()
+    assert [world.get(task_id).queue_position for task_id in ids] == [None, 1, 2, 3]
+    etas = [world.get(task_id).eta_seconds or 0 for task_id in ids]
+    assert etas == pytest.approx([10, 20, 30, 40])
+    world.engine.go_on()
+    world.finish(*ids)
+    assert [job.params.seed for job in world.engine.jobs] == [0, 1, 2, 3]
+
+
+def test_the_estimate_learns_from_what_tasks_took(world: World) -> None:
+    world.engine.hold()
+    first = world.submit(1)
+    world.engine.wait_begun()
+    world.now += 30  # three times the estimate
+    world.engine.go_on()
+    world.finish(first)
+    world.engine.hold()
+    second = world.submit(2)
+    world.engine.wait_begun()
+    assert world.get(second).eta_seconds == pytest.approx(16)  # 10 s × (1 + 0.3 × 2)
+
+
+def test_the_queue_is_bounded(tmp_path: Path) -> None:
+    world = World(tmp_path, max_queue=2)
+    world.engine.hold()
+    ids = [world.submit(seed) for seed in range(3)]
+    with pytest.raises(UnavailableError) as refused:
+        world.submit(9)
+    assert (refused.value.status, refused.value.code) == (429, "queue_full")
+    assert int(refused.value.headers["Retry-After"]) >= 1
+    world.engine.go_on()
+    world.finish(*ids)
+    world.finish(world.submit(9))
+    world.manager.shutdown(1)
+
+
+def test_workers_run_side_by_side(tmp_path: Path) -> None:
+    world = World(tmp_path, max_workers=3)
+    world.engine.hold()
+    ids = [world.submit(seed) for seed in range(5)]
+    for _ in range(3):
+        world.engine.wait_begun()
+    assert world.status(*ids) == ["PROCESSING"] * 3 + ["PENDING"] * 2
+    world.engine.go_on()
+    world.finish(*ids)
+    world.manager.shutdown(1)
+
+
+def test_progress_never_falls_and_moves_with_the_work(world: World) -> None:
+    seen: list[float] = []
+    engine = world.engine
+
+    class Watching(ScriptedEngine):
+        def synthesize(self, job, report, cancelled) -> None:  # type: ignore[no-untyped-def]
+            def watched(*values: object) -> None:
+                report(*values)
+                seen.append(world.get(task_id).task.progress)
+
+            ready.wait(10)
+            super().synthesize(job, watched, cancelled)
+
+    ready = threading.Event()
+    world.engine = Watching()
+    task_id = world.submit()
+    ready.set()
+    world.finish(task_id)
+    assert seen == sorted(seen)
+    assert seen[:4] == pytest.approx([0.05, 0.10, 0.15, 0.20])
+    assert seen[-1] == 0.999  # 1.0 is kept for COMPLETED
+    world.engine = engine
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [
+        (NoFaceError("No face."), "no_face"),
+        (EncoderError("No video."), "encoder_failed"),
+        (OSError(errno.ENOSPC, "full"), "storage_full"),
+        (RuntimeError("secret"), "internal"),
+        (OSError(errno.EIO, "secret"), "internal"),
+        (MemoryError(), "internal"),
+    ],
+)
+def test_a_failure_has_a_code_and_does_not_stop_the_next(world: World, failure: Exception, code: str) -> None:
+    world.engine.failures.append(failure)
+    first, second = world.submit(1), world.submit(2)
+    world.finish(first, second)
+    task = world.get(first).task
+    assert (task.status, task.error_code) == (TaskStatus.FAILED, code)
+    assert task.progress < 1
+    assert "secret" not in task.message
+    assert world.status(second) == ["COMPLETED"]
+
+
+def test_a_task_that_takes_too_long_times_out(tmp_path: Path) -> None:
+    world = World(tmp_path, timeout_seconds=5)
+    world.engine.hold()
+    task_id = world.submit()
+    world.engine.wait_begun()
+    world.now += 6
+    world.finish(task_id)
+    assert world.get(task_id).task.error_code == "timeout"
+    world.manager.shutdown(1)
+
+
+def test_equal_requests_share_one_video(tmp_path: Path) -> None:
+    world = World(tmp_path, max_workers=3)
+    world.engine.hold()
+    first, second, other = world.submit(1), world.submit(1), world.submit(2)
+    for _ in range(2):
+        world.engine.wait_begun()
+    assert world.status(first, second, other) == ["PROCESSING", "PENDING", "PROCESSING"]
+    world.engine.go_on()
+    world.finish(first, second, other)
+    third = world.submit(1)
+    assert world.status(first, second, third) == ["COMPLETED"] * 3
+    assert world.get(first).task.result == world.get(third).task.result
+    assert len(world.engine.jobs) == 2
+    world.manager.shutdown(1)
+
+
+def test_when_the_first_of_two_equal_requests_fails_the_second_runs(world: World) -> None:
+    world.engine.hold()
+    world.engine.failures.append(RuntimeError("once"))
+    first, second = world.submit(1), world.submit(1)
+    world.engine.wait_begun()
+    world.engine.go_on()
+    world.finish(first, second)
+    assert world.status(first, second) == ["FAILED", "COMPLETED"]
+
+
+def test_files_stay_until_their_last_owner_expires(world: World) -> None:
+    first = world.submit(1)
+    world.finish(first)
+    world.now += 10 * HOUR
+    second = world.submit(1)
+    result = world.get(second).task.result
+    assert result is not None
+    world.now += 15 * HOUR  # the first has expired, the second has not
+    world.manager.sweep()
+    assert result.path.exists()
+    assert len(list(world.uploads.directory.iterdir())) == 2
+    world.now += 10 * HOUR
+    world.manager.sweep()
+    assert list(world.uploads.directory.iterdir()) == list(world.outputs.directory.iterdir()) == []
+    third = world.submit(1)  # nothing to share any more
+    world.finish(third)
+    assert len(world.engine.jobs) == 2
+
+
+@pytest.mark.parametrize("swept", [True, False])
+def test_an_expired_task_is_gone_then_unknown(world: World, swept: bool) -> None:
+    task_id = world.submit()
+    world.finish(task_id)
+
+    def answer() -> int:
+        if swept:
+            world.manager.sweep()
+        with pytest.raises(ApiError) as refused:
+            world.get(task_id)
+        return refused.value.status
+
+    world.now += 24 * HOUR
+    assert answer() == 410
+    world.now += 24 * HOUR - 1
+    assert answer() == 410
+    world.now += 2
+    world.manager.sweep()
+    assert answer() == 404
+
+
+def test_a_waiting_task_never_expires(world: World) -> None:
+    world.engine.hold()
+    running, waiting = world.submit(1), world.submit(2)
+    world.engine.wait_begun()
+    world.now += 0.9 * HOUR  # less than the timeout
+    world.manager.sweep()
+    world.engine.go_on()
+    world.finish(running, waiting)
+    assert world.status(running, waiting) == ["COMPLETED", "COMPLETED"]
+
+
+def test_shutdown_lets_the_running_task_finish(world: World) -> None:
+    world.engine.hold()
+    running, waiting = world.submit(1), world.submit(2)
+    world.engine.wait_begun()
+    threading.Timer(0.05, world.engine.go_on).start()
+    assert world.manager.shutdown(10)
+    assert world.status(running, waiting) == ["COMPLETED", "FAILED"]
+    assert world.get(waiting).task.error_code == "interrupted"
+    with pytest.raises(UnavailableError) as refused:
+        world.submit(3)
+    assert (refused.value.status, refused.value.code) == (503, "draining")
+
+
+def test_shutdown_interrupts_what_outlives_its_grace(world: World) -> None:
+    world.engine.hold()
+    running = world.submit(1)
+    world.engine.wait_begun()
+    assert world.manager.shutdown(0.05)
+    assert world.get(running).task.error_code == "interrupted"
+
+
+def test_a_failed_task_keeps_no_video(world: World) -> None:
+    world.engine.failures.append(RuntimeError("broken"))
+    world.finish(world.submit())
+    assert list(world.outputs.directory.iterdir()) == []
+
+
+def test_a_hundred_submitters_at_once(tmp_path: Path) -> None:
+    world = World(tmp_path, max_queue=30)
+    world.engine.hold()
+    world.submit(999)
+    world.engine.wait_begun()
+    outcomes: list[bool] = []
+    lock = threading.Lock()
+
+    def submit(seed: int) -> None:
+        try:
+            world.manager.submit(
+                Submission("a" * 64, "b" * 64, 1.0, (64, 64), FaceBox(0, 0, 1, 1), replace(PARAMS, seed=seed))
+            )
+            accepted = True
+        except UnavailableError:
+            accepted = False
+        with lock:
+            outcomes.append(accepted)
+
+    threads = [threading.Thread(target=submit, args=(seed,)) for seed in range(100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes.count(True) == 30
+    world.engine.go_on()
+    world.until(lambda: world.manager.counts() == (0, 0))
+    world.manager.shutdown(1)
