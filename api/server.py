@@ -1,6 +1,6 @@
 """The application, and `python -m api.server`.
 
-Exit codes: 0 stopped cleanly, 1 a worker did not stop, 2 wrong settings, 3 the address is taken.
+Exit codes: 0 stopped cleanly, 1 stopped with a task still running, 2 wrong settings, 3 the address is taken.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     sweeper = asyncio.create_task(_sweep(service))
     yield
     sweeper.cancel()
-    await asyncio.to_thread(service.drain)
-    service.close()
+    if await asyncio.to_thread(service.drain):
+        service.close()
 
 
 async def _sweep(service: Service) -> None:
@@ -101,17 +101,17 @@ class DrainingServer(uvicorn.Server):
         self._service = service
         self._draining = False
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """TERM and Ctrl-C."""
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """TERM and Ctrl-C. The base class would also raise the signal again at the end; ours is a clean exit."""
         if self._draining:
-            super().handle_exit(sig, frame)
-            return
-        self._draining = True
-        threading.Thread(target=self._drain, args=(sig,), name="drain", daemon=True).start()
+            self.should_exit = self.force_exit = True
+        else:
+            self._draining = True
+            threading.Thread(target=self._drain, name="drain", daemon=True).start()
 
-    def _drain(self, sig: int) -> None:
+    def _drain(self) -> None:
         self._service.drain()
-        super().handle_exit(sig, None)
+        self.should_exit = True
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -142,8 +142,8 @@ def main(arguments: list[str] | None = None) -> int:
         uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=10), app.state.service
     )
     server.run(sockets=[listener])
-    if not app.state.service.drain():
-        os._exit(1)  # a worker that does not stop would keep the process for ever
+    if server.force_exit or not app.state.service.drain():
+        os._exit(1)  # workers that still run would keep the process
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable
 
 from anyio import CapacityLimiter
@@ -35,6 +36,8 @@ class Service:
         self.device = DeviceMonitor(settings.gpu.device_id)
         self.checks = CapacityLimiter(_CHECKS_AT_ONCE)
         self._draining = False
+        self._drain_lock = threading.Lock()
+        self._stopped: bool | None = None
 
     @property
     def state(self) -> ServiceState:
@@ -77,9 +80,12 @@ class Service:
         )
 
     def drain(self) -> bool:
-        """Stop: see TaskManager.shutdown. Blocks; may be called again. True when all workers have stopped."""
+        """Stop: see TaskManager.shutdown. Blocks; later calls wait for the first. True when all workers stopped."""
         self._draining = True
-        return self.tasks.shutdown(self.settings.tasks.shutdown_grace)
+        with self._drain_lock:
+            if self._stopped is None:
+                self._stopped = self.tasks.shutdown(self.settings.tasks.shutdown_grace)
+            return self._stopped
 
     def close(self) -> None:
         """Give back what the engine took."""

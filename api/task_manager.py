@@ -157,7 +157,7 @@ class TaskManager:
     def shutdown(self, grace: float) -> bool:
         """Refuse new tasks, fail the waiting ones, give the running ones `grace` seconds and interrupt the rest.
 
-        Blocks. True when all workers have stopped; a second call only waits.
+        Blocks. True when all workers have stopped.
         """
         with self._changed:
             self._accepting = False

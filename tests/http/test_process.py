@@ -1,0 +1,225 @@
+"""The service as its users run it: `python -m api.server`, the preview engine, real files, signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from media import video
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
+START = "/api/v1/synthesis/start"
+
+
+def environment(directory: Path, **settings: object) -> dict[str, str]:
+    own = {
+        "FILES__UPLOAD_DIR": directory / "uploads",
+        "FILES__OUTPUT_DIR": directory / "outputs",
+        "LOGGING__FILE": directory / "api.log",
+        "SYNTHESIS__ENGINE": "preview",
+        **settings,
+    }
+    return os.environ | {f"DICE_TALK_{name}": str(value) for name, value in own.items()}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def server(
+    directory: Path, *arguments: str, **settings: object
+) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+    port = free_port()
+    command = [sys.executable, "-m", "api.server", "--host", "127.0.0.1", "--port", str(port), *arguments]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment(directory, **settings), stderr=subprocess.PIPE, text=True
+    )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            wait_for(lambda: answers(client))
+            yield process, client
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def answers(client: httpx.Client) -> bool:
+    try:
+        return client.get("/api/health/live").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def wait_for(condition: Any, seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+
+
+def start(client: httpx.Client, audio: str = "speech_en.wav", **fields: object) -> dict[str, Any]:
+    files = {"image": (EXAMPLES / "portrait.jpg").read_bytes(), "audio": (EXAMPLES / audio).read_bytes()}
+    answer = client.post(START, data={"emotion": "happy", **fields}, files=files)
+    assert answer.status_code == 202, answer.text
+    return dict(answer.json())
+
+
+def finish(client: httpx.Client, task: dict[str, Any]) -> dict[str, Any]:
+    seen: list[dict[str, Any]] = []
+
+    def ended() -> bool:
+        seen.append(client.get(task["status_url"]).json())
+        return seen[-1]["status"] in ("COMPLETED", "FAILED")
+
+    wait_for(ended, 120)
+    assert [body["progress"] for body in seen] == sorted(body["progress"] for body in seen)
+    return seen[-1]
+
+
+@pytest.fixture(scope="module")
+def preview(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    with server(tmp_path_factory.mktemp("preview")) as (_, client):
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("audio", "fields", "size", "fps", "frames"),
+    [
+        ("speech_en.wav", {"duration": 2, "emotion": "sad"}, (256, 320), 25, 50),
+        ("speech_zh.mp3", {"duration": 1.5, "fps": 30, "crop": "true"}, (256, 256), 30, 45),
+    ],
+)
+def test_a_real_video(
+    preview: httpx.Client,
+    tmp_path: Path,
+    audio: str,
+    fields: dict[str, Any],
+    size: tuple[int, int],
+    fps: int,
+    frames: int,
+) -> None:
+    task = start(preview, audio, min_resolution=256, **fields)
+    status = finish(preview, task)
+    assert (status["status"], status["engine"]) == ("COMPLETED", "preview"), status
+    path = tmp_path / "result.mp4"
+    path.write_bytes(preview.get(task["download_url"]).content)
+    info = video.probe(path)
+    assert (info.width, info.height, info.fps, info.frames) == (*size, fps, frames)
+    assert "preview" in info.comment.lower()
+    assert abs(info.video_seconds - fields["duration"]) <= 1 / fps
+
+
+def test_a_portrait_without_a_face_is_refused_at_once(preview: httpx.Client) -> None:
+    from tests.http.conftest import png  # noqa: PLC0415
+
+    files = {"image": png(300, 300), "audio": (EXAMPLES / "speech_en.wav").read_bytes()}
+    answer = preview.post(START, data={"emotion": "happy"}, files=files)
+    assert (answer.status_code, answer.json()["code"]) == (422, "no_face")
+
+
+def test_steps_are_a_warning_under_the_preview_engine(preview: httpx.Client) -> None:
+    task = start(preview, duration=0.2, inference_steps=10, min_resolution=256)
+    assert any("inference_steps" in warning for warning in task["warnings"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_the_running_task_finish(tmp_path: Path, number: signal.Signals) -> None:
+    with server(tmp_path, TASKS__MAX_WORKERS=1) as (process, client):
+        running = start(client, duration=4, min_resolution=256)
+        waiting = start(client, duration=4, min_resolution=256, seed=1)
+        wait_for(lambda: client.get(running["status_url"]).json()["status"] == "PROCESSING")
+        process.send_signal(number)
+        wait_for(lambda: client.get("/api/health").json()["state"] == "draining")
+        refused = client.post(START, content=b"", headers={"content-type": "multipart/form-data; boundary=x"})
+        assert (refused.status_code, refused.json()["code"]) == (503, "draining")
+        assert client.get(waiting["status_url"]).json()["error_code"] == "interrupted"
+        assert process.wait(60) == 0
+    log = (tmp_path / "api.log").read_text()
+    assert f"Task {running['task_id']} completed" in log
+    assert f"Task {waiting['task_id']} failed: interrupted" in log
+    assert " - ERROR - Task" in log
+    assert len(list((tmp_path / "outputs").iterdir())) == 1
+
+
+def test_what_outlives_its_grace_is_interrupted(tmp_path: Path) -> None:
+    with server(tmp_path, TASKS__SHUTDOWN_GRACE=0.1) as (process, client):
+        task = start(client, audio="speech_zh.mp3", min_resolution=1024)
+        wait_for(lambda: client.get(task["status_url"]).json()["status"] == "PROCESSING")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    assert f"Task {task['task_id']} failed: interrupted" in (tmp_path / "api.log").read_text()
+    assert list((tmp_path / "outputs").iterdir()) == []
+
+
+def test_dice_talk_without_its_checkpoints_says_what_is_missing(tmp_path: Path) -> None:
+    directory = {"FILES__CHECKPOINT_DIR": tmp_path, "SYNTHESIS__ENGINE": "preview"}
+    with server(tmp_path, "--engine", "dice_talk", **directory) as (_, client):
+        wait_for(lambda: client.get("/api/health").json()["state"] != "starting")
+        health = client.get("/api/health").json()
+        assert (health["state"], health["status"]) == ("setup_failed", "unhealthy")
+        assert "unet.pth" in health["reason"]
+
+
+def test_auto_falls_back_to_the_preview_engine_and_says_so(tmp_path: Path) -> None:
+    with server(tmp_path, SYNTHESIS__ENGINE="auto") as (_, client):
+        wait_for(lambda: client.get("/api/health").json()["state"] == "ready")
+        health = client.get("/api/health").json()
+        assert (health["engine"], health["model_loaded"]) == ("preview", False)
+        assert "preview engine is in use" in health["reason"]
+    assert "WARNING - The preview engine is in use" in (tmp_path / "api.log").read_text()
+
+
+def run(tmp_path: Path, *arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "api.server", *arguments]
+    return subprocess.run(
+        command,
+        check=False,
+        cwd=ROOT,
+        env=environment(tmp_path, **settings),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_a_taken_port_is_said(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        ended = run(tmp_path, "--host", "127.0.0.1", "--port", port)
+    assert ended.returncode == 3
+    assert port in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_wrong_settings_are_said(tmp_path: Path) -> None:
+    ended = run(tmp_path, TASKS__MAX_WORKERS=0)
+    assert ended.returncode == 2
+    assert "tasks.max_workers" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_address_comes_from_file_environment_and_command_line(tmp_path: Path) -> None:
+    config = tmp_path / "own.yaml"
+    config.write_text("server: {host: 127.0.0.2, port: 1111}\n")
+    printed = [
+        run(tmp_path, "--print-address", "--config", str(config)).stdout,
+        run(tmp_path, "--print-address", "--config", str(config), SERVER__PORT=2222).stdout,
+        run(tmp_path, "--print-address", "--config", str(config), "--port", "3333", SERVER__PORT=2222).stdout,
+    ]
+    assert printed == [f"127.0.0.2 {port} preview\n" for port in (1111, 2222, 3333)]

@@ -1,0 +1,151 @@
+"""Settings: every key can be set by file and environment, everything wrong is named by its path."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from api.settings import DEFAULT_CONFIG, PROJECT_ROOT, Settings, SettingsError, load_settings
+
+# Another value for every key there is.
+OTHER: dict[str, dict[str, Any]] = {
+    "server": {"host": "127.0.0.1", "port": 9000, "log_level": "ERROR"},
+    "gpu": {"device_id": -1},
+    "tasks": {
+        "max_workers": 3, "max_queue": 7, "retention_hours": 1.5, "shutdown_grace": 0.0, "timeout_seconds": 60.0,
+    },
+    "files": {
+        "upload_dir": "elsewhere/u", "output_dir": "/data/o", "checkpoint_dir": "c", "max_image_mb": 1.0,
+        "max_audio_mb": 2.0,
+    },
+    "synthesis": {
+        "engine": "preview", "default_ref_scale": 1.0, "default_emo_scale": 2.0, "inference_steps": 8, "fps": 60,
+        "seed": 0, "min_resolution": 1024, "expand_ratio": 2.0,
+    },
+    "security": {"cors_origins": ["https://page.example"], "cors_credentials": True},
+    "logging": {"level": "DEBUG", "format": "%(message)s", "file": None, "max_mb": 1.0, "backups": 0},
+}  # fmt: skip
+WRONG = [
+    ("server.host", ""), ("server.port", 0), ("server.port", 65536), ("server.port", "http"),
+    ("server.log_level", "LOUD"),
+    ("gpu.device_id", -2), ("gpu.device_id", "cuda"), ("tasks.max_workers", 0), ("tasks.max_workers", 65),
+    ("tasks.max_queue", 0), ("tasks.retention_hours", 0), ("tasks.retention_hours", float("inf")),
+    ("tasks.shutdown_grace", -1), ("tasks.timeout_seconds", 0), ("files.max_image_mb", 0), ("files.max_audio_mb", -1),
+    ("files.upload_dir", 5), ("files.output_dir", []), ("files.checkpoint_dir", None),
+    ("synthesis.engine", "sonic"), ("synthesis.default_ref_scale", 11), ("synthesis.default_emo_scale", float("nan")),
+    ("synthesis.inference_steps", 7), ("synthesis.fps", 61), ("synthesis.seed", 2**32),
+    ("synthesis.min_resolution", 500),
+    ("synthesis.expand_ratio", 0), ("security.cors_origins", "https://one"), ("security.cors_credentials", "maybe"),
+    ("logging.level", "LOUD"), ("logging.format", "%(nothing)s"), ("logging.format", ""), ("logging.file", 3),
+    ("logging.max_mb", 0), ("logging.backups", -1),
+]  # fmt: skip
+KEYS = [(section, key) for section, values in OTHER.items() for key in values]
+
+
+def plain(settings: Settings) -> dict[str, dict[str, Any]]:
+    return {section: dict(values) for section, values in settings.model_dump(mode="json").items()}
+
+
+DEFAULTS = plain(Settings())
+
+
+def absolute(section: str, key: str, value: Any) -> Any:
+    return str(PROJECT_ROOT / value) if section == "files" and key.endswith("_dir") else value
+
+
+def test_the_list_of_keys_above_is_complete() -> None:
+    assert {name: set(values) for name, values in plain(Settings()).items()} == {k: set(v) for k, v in OTHER.items()}
+    assert {path for path, _ in WRONG} >= {f"{section}.{key}" for section, key in KEYS}
+
+
+def test_the_shipped_file_shows_every_default() -> None:
+    assert plain(load_settings()) == plain(Settings())
+    shipped = yaml.safe_load(DEFAULT_CONFIG.read_text())
+    assert {name: set(values) for name, values in shipped.items()} == {k: set(v) for k, v in OTHER.items()}
+
+
+def test_every_key_can_be_set_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump(OTHER))
+    found = plain(load_settings(path))
+    for section, key in KEYS:
+        assert found[section][key] == absolute(section, key, OTHER[section][key])
+
+
+@pytest.mark.parametrize(("section", "key"), KEYS)
+def test_every_key_can_be_set_in_the_environment(section: str, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    value = OTHER[section][key]
+    if key == "cors_credentials":
+        monkeypatch.setenv("DICE_TALK_SECURITY__CORS_ORIGINS", '["https://page.example"]')
+    text = value if isinstance(value, str) else json.dumps(value)
+    monkeypatch.setenv(f"DICE_TALK_{section.upper()}__{key.upper()}", text)
+    found = plain(load_settings())[section][key]
+    assert found == absolute(section, key, value)
+    assert found != DEFAULTS[section][key]
+
+
+@pytest.mark.parametrize(("path", "value"), WRONG)
+def test_every_wrong_value_is_named_by_its_path(tmp_path: Path, path: str, value: Any) -> None:
+    section, key = path.split(".")
+    file = tmp_path / "own.yaml"
+    file.write_text(yaml.safe_dump({section: {key: value}}))
+    with pytest.raises(SettingsError) as refused:
+        load_settings(file)
+    assert str(refused.value).startswith(path)
+
+
+def test_all_wrong_values_are_said_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("server: {prt: 1, port: x}\ntask: {}\n")
+    with pytest.raises(SettingsError) as refused:
+        load_settings(file)
+    assert sorted(line.split(":")[0] for line in str(refused.value).splitlines()) == [
+        "server.port",
+        "server.prt",
+        "task",
+    ]
+
+
+def test_all_origins_and_credentials_exclude_each_other(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("security: {cors_credentials: true}\n")
+    with pytest.raises(SettingsError, match="security: cors_credentials needs"):
+        load_settings(file)
+
+
+@pytest.mark.parametrize("name", ["DICE_TALK_SERVER__PRT", "DICE_TALK_SERVR__PORT", "DICE_TALK_SERVER_PORT"])
+def test_misspelt_variables_are_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(SettingsError, match=name):
+        load_settings()
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "server: [", "just text", "server: 5"])
+def test_a_file_that_is_no_settings_file(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text(content)
+    with pytest.raises(SettingsError):
+        load_settings(file)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="does not exist"):
+        load_settings(tmp_path / "nothing.yaml")
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings().server.port = 1  # type: ignore[misc]
+
+
+def test_command_line_over_environment_over_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("server: {host: h1, port: 1}\ntasks: {max_queue: 5}\n")
+    monkeypatch.setenv("DICE_TALK_SERVER__PORT", "2")
+    monkeypatch.setenv("DICE_TALK_SERVER__HOST", "h2")
+    settings = load_settings(file, {"server": {"port": 3}})
+    assert (settings.server.host, settings.server.port, settings.tasks.max_queue) == ("h2", 3, 5)
