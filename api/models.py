@@ -52,8 +52,25 @@ class StartForm(BaseModel):
         return SynthesisParams(**dict(self))
 
 
+_ID = "1306cf1ce3aa4fdeb6c212a48710c020"
+
+
 class TaskAccepted(BaseModel):
     """202: the task waits for its turn."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "task_id": _ID,
+                "status": "PENDING",
+                "message": "The task is queued.",
+                "status_url": f"/api/v1/synthesis/{_ID}/status",
+                "download_url": f"/api/v1/synthesis/{_ID}/download",
+                "queue_position": 1,
+                "warnings": [],
+            }
+        }
+    )
 
     task_id: str
     status: Literal["PENDING"] = "PENDING"
@@ -66,6 +83,41 @@ class TaskAccepted(BaseModel):
 
 class TaskView(BaseModel):
     """A task as its client sees it."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "task_id": _ID,
+                "status": "PROCESSING",
+                "progress": 0.47,
+                "message": "Rendering frame 60 of 200",
+                "created_at": "2026-11-22T15:53:14.014Z",
+                "updated_at": "2026-11-22T15:53:17.097Z",
+                "stage": "rendering",
+                "queue_position": None,
+                "eta_seconds": 3.4,
+                "started_at": "2026-11-22T15:53:14.015Z",
+                "completed_at": None,
+                "expires_at": None,
+                "error_code": None,
+                "parameters": {
+                    "emotion": "happy",
+                    "ref_scale": 3.0,
+                    "emo_scale": 6.0,
+                    "crop": False,
+                    "inference_steps": 25,
+                    "duration": None,
+                    "fps": 25,
+                    "seed": 72589,
+                    "dynamic_scale": 1.0,
+                    "min_resolution": 512,
+                    "expand_ratio": 0.5,
+                },
+                "engine": "preview",
+                "warnings": [],
+            }
+        }
+    )
 
     task_id: str
     status: TaskStatus

@@ -20,8 +20,6 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: BLAS threads
 
 import uvicorn
 from fastapi import FastAPI
-from fastapi.responses import RedirectResponse
-from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
@@ -30,7 +28,7 @@ from api.engine_factory import Choice, choose_engine
 from api.errors import ApiError, respond
 from api.logs import configure_logging
 from api.middleware import DrainBody, ErrorShape, RequestLog
-from api.routes import health, synthesis
+from api.routes import docs, health, synthesis
 from api.service import VERSION, Service
 from api.settings import Settings, SettingsError, load_settings
 from engines.base import Engine, EngineError
@@ -49,13 +47,20 @@ Videos of the `preview` engine are labelled as previews; they are not made by th
 def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
     """Build the service. `engine` replaces the one the settings choose; it is loaded like any other."""
     service = Service(settings, lambda: Choice(engine) if engine is not None else choose_engine(settings))
-    app: FastAPI = FastAPIOffline(
-        title="DICE-Talk API", version=VERSION, description=_DESCRIPTION, lifespan=_lifespan, redirect_slashes=False
+    app = FastAPI(
+        title="DICE-Talk API",
+        version=VERSION,
+        description=_DESCRIPTION,
+        lifespan=_lifespan,
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.service = service
     app.include_router(health.router)
     app.include_router(synthesis.router)
-    app.add_api_route("/", lambda: RedirectResponse("/docs"), include_in_schema=False)
+    app.include_router(docs.router)
+    app.mount(docs.ASSETS, docs.assets)
     for error in (ApiError, HTTPException, MediaError, EngineError):
         app.add_exception_handler(error, respond)
     openapi.install(app, settings)

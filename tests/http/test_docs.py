@@ -24,6 +24,9 @@ def test_pages_use_local_files_only(shared: Client) -> None:
             assert link.startswith("/")
             assert shared.http.get(link).status_code == 200
         assert "https://" not in text
+        policy = shared.http.get(page).headers["content-security-policy"]
+        assert policy.startswith("default-src 'self'")
+        assert "http" not in policy
     assert shared.http.get("/").headers["location"] == "/docs"
 
 
