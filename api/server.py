@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import socket
 import sys
@@ -33,6 +34,8 @@ from api.service import VERSION, Service
 from api.settings import Settings, SettingsError, load_settings
 from engines.base import Engine, EngineError
 from media.errors import MediaError
+
+logger = logging.getLogger("api.server")
 
 _SWEEP_SECONDS = 60.0
 _DESCRIPTION = """\
@@ -94,7 +97,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 async def _sweep(service: Service) -> None:
     while True:
-        await asyncio.to_thread(service.tasks.sweep)
+        try:
+            await asyncio.to_thread(service.tasks.sweep)
+        except OSError:
+            logger.exception("Expired files could not be removed; they are tried again")
         await asyncio.sleep(_SWEEP_SECONDS)
 
 
@@ -134,15 +140,20 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     host, port = settings.server.host, settings.server.port
     if options.print_address:
-        print(host, port, settings.synthesis.engine)
+        print(host, port, settings.synthesis.engine, settings.files.checkpoint_dir)
         return 0
     try:
         listener = _bind(host, port)
     except OSError as error:
         print(f"Cannot listen on {host} port {port}: {error.strerror}. Choose another with --port.", file=sys.stderr)
         return 3
-    configure_logging(settings)
-    app = create_app(settings)
+    try:
+        configure_logging(settings)
+        app = create_app(settings)
+    except OSError as error:
+        print(f"The settings are wrong.\n{error.filename}: {error.strerror}.", file=sys.stderr)
+        return 2
+    logger.info("Listening on %s port %d", host, port)
     server = DrainingServer(
         uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=10), app.state.service
     )
@@ -158,7 +169,11 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--port", type=int, help="port to listen on")
     parser.add_argument("--config", help="settings file (default: config/api_config.yaml)")
     parser.add_argument("--engine", help="auto, dice_talk or preview")
-    parser.add_argument("--print-address", action="store_true", help="print host, port and engine setting, and exit")
+    parser.add_argument(
+        "--print-address",
+        action="store_true",
+        help="print host, port, engine and checkpoint directory as set, and exit",
+    )
     return parser.parse_args(arguments)
 
 
