@@ -1,0 +1,137 @@
+"""From a pose to a frame: the portrait's pixels moved, lids and lips parted, the inside of the mouth drawn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from engines.base import Image
+from engines.preview import landmarks as lm
+from engines.preview.badge import Badge
+from engines.preview.bases import FACE_BASES
+from engines.preview.frame import Still
+from engines.preview.lattice import Field, invert, sample
+from engines.preview.mouth_paint import MouthInterior
+from engines.preview.patch import Patch, Plane, Table
+from engines.preview.rig import Rig
+from engines.preview.sampling import look
+from engines.preview.shape import Points
+
+EYE_MARGIN, MOUTH_MARGIN = 0.16, 0.40  # face units around lids and lips
+LIP_FEATHER = 0.007  # face units
+MIN_GAP_PIXELS = 0.4  # lips closer than this are closed
+OWN_SHADE = 0.35  # brightness of the portrait's own teeth behind lips that almost meet
+LINE_PIXELS = 1.5  # width over which one layer becomes another
+ROUND = FACE_BASES.index("round")
+
+
+class Renderer:
+    """Draws the frames of one video; for one thread at a time. Frames are functions of their pose alone."""
+
+    def __init__(self, still: Still, rig: Rig) -> None:
+        """Prepare what all frames share."""
+        self._still, self._rig, self._shape = still, rig, rig.shape
+        self._source = np.ascontiguousarray(still.window.of(still.picture))
+        self._badge = Badge(still.picture.shape[1], still.picture.shape[0])
+        shape, side = rig.shape, rig.lattice.side
+        self._pixel = 1 / shape.unit
+        self._whole = Patch.around(shape, shape.to_units(np.array([[0.0, 0.0], [side - 1, side - 1]])), 1, side)
+        self._eyes = [Patch.around(shape, shape.points[[*upper, *lower]], EYE_MARGIN, side) for upper, lower in lm.EYES]
+        lips = shape.points[[*lm.UPPER_OUTER, *lm.LOWER_OUTER]]
+        self._mouth = Patch.around(shape, lips, MOUTH_MARGIN, side)
+        self._own_lips = [self._mouth.table(shape.points[list(ring)]) for ring in (lm.UPPER_INNER, lm.LOWER_INNER)]
+        self._interior = MouthInterior(shape, self._source)
+
+    def frame(self, weights: NDArray[np.float32]) -> Image:
+        """The frame (height, width, 3) of a pose, one weight per basis; of the zero pose, the portrait itself."""
+        frame = self._still.picture.copy()
+        if weights.any():
+            self._still.window.of(frame)[:] = self._pose(weights)
+        self._badge.stamp(frame)
+        return frame
+
+    def _pose(self, weights: NDArray[np.float32]) -> Image:
+        """The window under a pose that is not zero."""
+        moved = self._rig.displace(weights)
+        lower_back, skull_back = invert(moved.lower), invert(moved.skull)
+        eyes_back = skull_back if moved.eyes is moved.skull else invert(moved.eyes)
+        picture = self._fetch(self._whole, invert(moved.upper))
+        for patch, (lid, rim) in zip(self._eyes, lm.EYES, strict=True):
+            lid_line, rim_line = self._moved(lid, moved.upper), self._moved(rim, moved.lower)
+            upper, lower = patch.table(lid_line), patch.table(rim_line)
+            self._part(picture, patch, lower, lower_back)
+            lids = patch.look_up([np.minimum(upper, lower), lower])
+            self._show_eyeball(picture, patch, lids, lid_line[[0, -1], 0], eyes_back)
+        patch = self._mouth
+        lips = self._moved(lm.UPPER_INNER, moved.upper), self._moved(lm.LOWER_INNER, moved.lower)
+        upper, lower = patch.table(lips[0]), patch.table(lips[1])
+        self._part(picture, patch, (upper + lower) / np.float32(2), lower_back)
+        if (lower - upper).max() >= MIN_GAP_PIXELS * self._pixel:
+            part = patch.cut(self._shape, np.concatenate(lips))
+            opening = part.look_up([upper, lower])
+            self._show_mouth(picture, part, opening, skull_back, float(np.clip(weights[ROUND], 0, 1)))
+        return picture
+
+    def _fetch(self, patch: Patch, back: Field) -> Image:
+        """The portrait's pixels that come to lie in a patch."""
+        return look(self._source, patch.sources(back, self._rig.lattice.step))
+
+    def _moved(self, line: tuple[int, ...], field: Field) -> Points:
+        """Where a line of landmarks lies under a field, in face units."""
+        places = self._shape.to_pixels(self._shape.points[list(line)])
+        return self._shape.to_units(places + sample(field, places, self._rig.lattice.step))
+
+    def _part(self, picture: Image, patch: Patch, line: Table, lower_back: Field) -> None:
+        """Replace what lies below a line by the lower layer, in place."""
+        below = _edge(patch.v - patch.look_up([line])[..., 0], LINE_PIXELS * self._pixel)
+        picture[patch.area] = _blend(self._fetch(patch, lower_back), picture[patch.area], below)
+
+    def _show_eyeball(self, picture: Image, patch: Patch, lids: Plane, corners: Points, eyes_back: Field) -> None:
+        """Draw the eyeball between the lids and between the u of the corners of the eye, in place."""
+        lid, rim = lids[..., 0], lids[..., 1]
+        width = LINE_PIXELS * self._pixel
+        inside = _edge(patch.v - lid, width) * _edge(rim - patch.v, width)
+        inside *= np.clip((rim - lid) / (2 * self._pixel), 0, 1)
+        inside *= _edge(patch.u - corners[0], width) * _edge(corners[1] - patch.u, width)
+        picture[patch.area] = _blend(self._fetch(patch, eyes_back), picture[patch.area], inside)
+
+    def _show_mouth(self, picture: Image, patch: Patch, lips: Plane, skull_back: Field, rounding: float) -> None:
+        """Draw the inside of the mouth where the lips are apart, in place."""
+        pixel, step = self._pixel, self._rig.lattice.step
+        upper, lower = lips[..., 0], lips[..., 1]
+        feather = max(LIP_FEATHER, pixel)
+        alpha = np.clip((patch.v - upper) / feather, 0, 1) * np.clip((lower - patch.v) / feather, 0, 1)
+        alpha *= np.clip((lower - upper - MIN_GAP_PIXELS * pixel) / (2 * pixel), 0, 1)
+        sources = patch.sources(skull_back, step)
+        skull_u, skull_v = self._shape.planes(sources)
+        drawn = self._interior.draw(
+            patch.u, patch.v, upper=upper, lower=lower, skull_u=skull_u, skull_v=skull_v, rounding=rounding
+        )
+        if self._shape.mouth_open:
+            inside, opening = self._own_mouth(patch, skull_u, skull_v, feather)
+            # Lips that are nearly shut keep the light out.
+            light = OWN_SHADE + (1 - OWN_SHADE) * np.clip((lower - upper) / opening, 0, 1)
+            drawn += inside[..., None] * (light[..., None] * look(self._source, sources) - drawn)
+        below = picture[patch.area].astype(np.float32)
+        picture[patch.area] = (below + alpha[..., None] * (drawn - below) + 0.5).astype(np.uint8)
+
+    def _own_mouth(self, patch: Patch, u: Plane, v: Plane, feather: float) -> tuple[Plane, Plane]:
+        """1 where places of the head lie between the portrait's own open lips, and a third of the gap of those."""
+        points = self._shape.points
+        lines = patch.look_up(self._own_lips, u)
+        inside = np.clip(1 + (v - lines[..., 0]) / feather, 0, 1) * np.clip(1 + (lines[..., 1] - v) / feather, 0, 1)
+        inside *= (u > points[78, 0]) & (u < points[308, 0])
+        return inside, np.maximum((lines[..., 1] - lines[..., 0]) / 3, 1e-3)
+
+
+def _edge(distance: NDArray[Any], width: float) -> Plane:
+    """0 to 1 across a line, over `width`."""
+    return np.asarray(np.clip(distance / width + 0.5, 0, 1), np.float32)
+
+
+def _blend(over: Image, under: Image, alpha: Plane) -> Image:
+    alpha = np.ascontiguousarray(alpha, np.float32)
+    return np.asarray(cv2.blendLinear(over, np.ascontiguousarray(under), alpha, 1 - alpha), np.uint8)

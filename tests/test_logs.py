@@ -1,0 +1,75 @@
+"""The log: what goes where, in which form, and how large it may grow."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api.logs import configure_logging
+from tests.server import make_settings
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_before() -> Iterator[None]:
+    """Leave the process's loggers as they were."""
+    names = ("", "api", "engines", "media", "uvicorn", "python_multipart")
+    before = {name: logging.getLogger(name).level for name in names}
+    handlers = logging.root.handlers[:]
+    yield
+    for handler in set(logging.root.handlers) - set(handlers):
+        handler.close()
+    logging.root.handlers[:] = handlers
+    for name, level in before.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def written(directory: Path, **sections: Any) -> str:
+    configure_logging(make_settings(directory, **sections))
+    logging.getLogger("api.x").debug("a detail")
+    logging.getLogger("api.x").info("Task 1 started")
+    logging.getLogger("engines.x").error("Task 1 failed")
+    logging.getLogger("uvicorn.error").info("the server says")
+    logging.getLogger("uvicorn.error").warning("the server warns")
+    return (directory / "api.log").read_text()
+
+
+def test_lines_can_be_found_with_grep(tmp_path: Path) -> None:
+    lines = written(tmp_path).splitlines()
+    assert len(lines) == 3
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} - api\.x - INFO - Task 1 started", lines[0])
+    assert "engines.x - ERROR - Task 1 failed" in lines[1]
+    assert "the server warns" in lines[2]
+
+
+@pytest.mark.parametrize(("level", "expected"), [("DEBUG", 4), ("INFO", 3), ("ERROR", 2)])
+def test_the_level(tmp_path: Path, level: str, expected: int) -> None:
+    assert len(written(tmp_path, logging={"level": level}).splitlines()) == expected
+
+
+@pytest.mark.parametrize(("level", "expected"), [("INFO", 2), ("warning", 1), ("ERROR", 0)])
+def test_the_level_of_the_http_server(tmp_path: Path, level: str, expected: int) -> None:
+    assert written(tmp_path, server={"log_level": level}).count("the server") == expected
+
+
+def test_the_format(tmp_path: Path) -> None:
+    assert written(tmp_path, logging={"format": "%(levelname)s|%(message)s"}).startswith("INFO|Task 1 started\n")
+
+
+def test_only_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(make_settings(tmp_path, logging={"file": None}))
+    logging.getLogger("api.x").info("Task 1 started")
+    assert "Task 1 started" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_file_is_rotated(tmp_path: Path) -> None:
+    configure_logging(make_settings(tmp_path, logging={"max_mb": 0.001, "backups": 2}))
+    for number in range(200):
+        logging.getLogger("api.x").info("line %d", number)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["api.log", "api.log.1", "api.log.2"]
+    assert all(path.stat().st_size <= 1049 for path in tmp_path.iterdir())
