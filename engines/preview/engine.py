@@ -96,7 +96,12 @@ class PreviewEngine:
         check()
         report(Stage.PREPARING, 0.3, "Listening to the speech")
         frames = frame_count(job.seconds, job.params.fps)
-        tracks = mouth.analyse(job.audio, job.seconds, check).resampled(frames, job.params.fps)
+        tracks = mouth.analyse(
+            job.audio,
+            job.seconds,
+            check,
+            lambda fraction: report(Stage.PREPARING, 0.3 + 0.7 * fraction, "Listening to the speech"),
+        ).resampled(frames, job.params.fps)
         poses = motion.perform(tracks, puppet.shape, job.params, frames)
         report(Stage.PREPARING, 1.0, "Ready to render")
 

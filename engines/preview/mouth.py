@@ -33,13 +33,18 @@ class MouthTracks:
         return MouthTracks(**{name: at_frames(getattr(self, name), frames, fps) for name in self.__slots__})
 
 
-def analyse(path: Path, seconds: float, check: Callable[[], None] = lambda: None) -> MouthTracks:
+def analyse(
+    path: Path,
+    seconds: float,
+    check: Callable[[], None] = lambda: None,
+    progress: Callable[[float], None] = lambda _: None,
+) -> MouthTracks:
     """Analyse `seconds` of a speech file in two passes; memory does not grow with the samples.
 
-    `check` is called for every second of audio read and may raise to stop.
+    `check` is called for every second of audio read and may raise to stop; `progress` gets the share done, 0..1.
     """
     levels = loudness.measure(path, seconds, check)
-    shapes, known = phones.recognise(path, seconds, levels, check)
+    shapes, known = phones.recognise(path, seconds, levels, check, progress)
     return _mix(levels, dict(zip(phones.SHAPES, shapes.T, strict=True)), known)
 
 

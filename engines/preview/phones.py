@@ -52,12 +52,12 @@ def shape_of(phone: str) -> tuple[float, ...] | None:
 
 
 def recognise(
-    path: Path, seconds: float, levels: Levels, check: Callable[[], None]
+    path: Path, seconds: float, levels: Levels, check: Callable[[], None], progress: Callable[[float], None]
 ) -> tuple[NDArray[np.float64], Track]:
     """Shapes (n, 6) of the sounds spoken and, per hundredth of a second, 1 where a sound was recognised.
 
     Without a working recogniser nothing is recognised, and the spectrum alone moves the mouth. `check` is called for
-    every second read and may raise.
+    every second read and may raise; `progress` gets the share done after every block.
     """
     count = len(levels.loudness)
     shapes, known = np.zeros((count, len(SHAPES))), np.zeros(count)
@@ -73,6 +73,7 @@ def recognise(
                 shapes[start + first : start + last + 1] = shape
                 known[start + first : start + last + 1] = 1
         start += round(len(block) / HOP)
+        progress(min(1.0, start / count))
     return shapes, known
 
 

@@ -107,7 +107,11 @@ def test_a_cut_between_blocks_loses_nothing(tmp_path: Path) -> None:
     samples = speech()[: 8 * RATE]
     levels_path = write(tmp_path / "long.wav", np.tile(samples, 5))
     levels = loudness.measure(levels_path, 40.0, nothing)
-    shapes, known = phones.recognise(levels_path, 40.0, levels, nothing)
+    shares: list[float] = []
+    shapes, known = phones.recognise(levels_path, 40.0, levels, nothing, shares.append)
+    assert len(shares) == 2
+    assert 0.6 < shares[0] < 0.76
+    assert shares[1] == 1.0
     closures = shapes[:, phones.SHAPES.index("close")]
     loud = levels.loudness > 0.5
     assert known[3200:][loud[3200:]].mean() > 0.8
