@@ -5,7 +5,6 @@ Exit codes: 0 stopped cleanly, 1 stopped with a task still running, 2 wrong sett
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import logging
 import os
@@ -14,7 +13,6 @@ import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from types import FrameType
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: BLAS threads spin on cores the renderer needs
@@ -29,9 +27,10 @@ from api.engine_factory import Choice, choose_engine
 from api.errors import ApiError, respond
 from api.logs import configure_logging
 from api.middleware import DrainBody, ErrorShape, RequestLog
+from api.options import settings_from
 from api.routes import docs, health, synthesis
 from api.service import VERSION, Service
-from api.settings import Settings, SettingsError, load_settings
+from api.settings import Settings, SettingsError
 from engines.base import Engine, EngineError
 from media.errors import MediaError
 
@@ -127,21 +126,12 @@ class DrainingServer(uvicorn.Server):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the service until it is told to stop; returns the exit code."""
-    options = _parse(arguments)
-    overrides = {
-        "server": {name: value for name in ("host", "port") if (value := getattr(options, name)) is not None},
-        "synthesis": {} if options.engine is None else {"engine": options.engine},
-    }
-    config = options.config or os.environ.get("DICE_TALK_CONFIG")
     try:
-        settings = load_settings(None if config is None else Path(config), overrides)
+        settings = settings_from(arguments)
     except SettingsError as error:
         print(f"The settings are wrong.\n{error}", file=sys.stderr)
         return 2
     host, port = settings.server.host, settings.server.port
-    if options.print_address:
-        print(host, port, settings.synthesis.engine, settings.files.checkpoint_dir)
-        return 0
     try:
         listener = _bind(host, port)
     except OSError as error:
@@ -161,20 +151,6 @@ def main(arguments: list[str] | None = None) -> int:
     if server.force_exit or not app.state.service.drain():
         os._exit(1)  # workers that still run would keep the process
     return 0
-
-
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m api.server", description="The DICE-Talk API service.")
-    parser.add_argument("--host", help="address to listen on")
-    parser.add_argument("--port", type=int, help="port to listen on")
-    parser.add_argument("--config", help="settings file (default: config/api_config.yaml)")
-    parser.add_argument("--engine", help="auto, dice_talk or preview")
-    parser.add_argument(
-        "--print-address",
-        action="store_true",
-        help="print host, port, engine and checkpoint directory as set, and exit",
-    )
-    return parser.parse_args(arguments)
 
 
 def _bind(host: str, port: int) -> socket.socket:

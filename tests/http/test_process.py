@@ -219,14 +219,3 @@ def test_a_directory_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     assert ended.returncode == 2
     assert "/dev/null/outputs" in ended.stderr
     assert "Traceback" not in ended.stderr
-
-
-def test_the_address_comes_from_file_environment_and_command_line(tmp_path: Path) -> None:
-    config = tmp_path / "own.yaml"
-    config.write_text("server: {host: 127.0.0.2, port: 1111}\n")
-    printed = [
-        run(tmp_path, "--print-address", "--config", str(config)).stdout,
-        run(tmp_path, "--print-address", "--config", str(config), SERVER__PORT=2222).stdout,
-        run(tmp_path, "--print-address", "--config", str(config), "--port", "3333", SERVER__PORT=2222).stdout,
-    ]
-    assert printed == [f"127.0.0.2 {port} preview {ROOT / 'checkpoints'}\n" for port in (1111, 2222, 3333)]

@@ -1,0 +1,44 @@
+"""The command line of the service. `python -m api.options` prints where it leads, without loading the service:
+
+host, port, engine setting and checkpoint directory on one line, for start_server.sh. Exit code 2: wrong settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from api.settings import Settings, SettingsError, load_settings
+
+
+def settings_from(arguments: list[str] | None = None) -> Settings:
+    """Parse the command line (sys.argv when None) and read the settings it leads to. Raises SettingsError."""
+    parser = argparse.ArgumentParser(prog="python -m api.server", description="The DICE-Talk API service.")
+    parser.add_argument("--host", help="address to listen on")
+    parser.add_argument("--port", help="port to listen on")
+    parser.add_argument("--config", help="settings file (default: DICE_TALK_CONFIG, else config/api_config.yaml)")
+    parser.add_argument("--engine", help="auto, dice_talk or preview")
+    options = parser.parse_args(arguments)
+    overrides = {
+        "server": {name: value for name in ("host", "port") if (value := getattr(options, name)) is not None},
+        "synthesis": {} if options.engine is None else {"engine": options.engine},
+    }
+    config = options.config or os.environ.get("DICE_TALK_CONFIG")
+    return load_settings(None if config is None else Path(config), overrides)
+
+
+def main() -> int:
+    """Print where the command line leads; returns the exit code."""
+    try:
+        settings = settings_from()
+    except SettingsError as error:
+        print(f"The settings are wrong.\n{error}", file=sys.stderr)
+        return 2
+    print(settings.server.host, settings.server.port, settings.synthesis.engine, settings.files.checkpoint_dir)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""run_tests.sh and .ci/run, with tools that only take notes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.scripts.checkout import Checkout
+
+TOOL = """\
+import os, pathlib, sys
+print(os.path.basename(__file__).removesuffix(".py"), *sys.argv[1:], flush=True)
+sys.exit(int(os.environ.get("FAILS") == pathlib.Path(__file__).stem) * 3)
+"""
+EVERYTHING = ["ruff check .", "ruff format --check .", "mypy", "pytest"]
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> str:
+    """A PYTHONPATH with a ruff, a mypy and a pytest of our own."""
+    directory = tmp_path / "tools"
+    directory.mkdir()
+    for name in ("ruff", "mypy", "pytest"):
+        (directory / f"{name}.py").write_text(TOOL)
+    return str(directory)
+
+
+@pytest.mark.parametrize("script", ["run_tests.sh", ".ci/run"])
+@pytest.mark.parametrize(("fails", "expected"), [("nothing", 0), ("ruff", 1), ("mypy", 1), ("pytest", 3)])
+def test_everything_runs_and_any_failure_counts(
+    checkout: Checkout, tools: str, script: str, fails: str, expected: int
+) -> None:
+    code, output = checkout.run_command([checkout.root / script], PYTHONPATH=tools, FAILS=fails)
+    lines = output.splitlines()
+    assert code == expected
+    assert [line for line in lines if line in EVERYTHING] == EVERYTHING
+    assert checkout.calls == []
+
+
+def test_arguments_go_to_pytest_alone(checkout: Checkout, tools: str) -> None:
+    words = ["tests/a file.py", "-k", "upload"]
+    code, output = checkout.run_command([checkout.root / "run_tests.sh", *words], PYTHONPATH=tools, FAILS="pytest")
+    assert code == 3
+    assert output.splitlines()[-1] == "pytest tests/a file.py -k upload"
+    assert "ruff" not in output
+
+
+def test_all_requirements_are_installed_together(checkout: Checkout, tools: str) -> None:
+    (checkout.venv / ".installed-requirements_dev.txt").unlink()
+    assert checkout.run_command([checkout.root / "run_tests.sh"], PYTHONPATH=tools)[0] == 0
+    files = " ".join(
+        f"-r {checkout.root}/{name}.txt" for name in ("requirements_api", "requirements", "requirements_dev")
+    )
+    assert checkout.calls == [f"uv pip install --python {checkout.venv}/bin/python {files} --quiet"]
