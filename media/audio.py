@@ -17,6 +17,8 @@ from media.errors import InvalidAudioError, UnsupportedMediaError
 
 MIN_SECONDS = 0.1
 MAX_SECONDS = 600.0
+MIN_RATE, MAX_RATE = 4000, 768_000  # Hz
+MAX_CHANNELS = 64  # that FFmpeg can mix
 
 # Programs that write a WAV to a pipe cannot know its length and declare about 2 or 4 GiB.
 _UNKNOWN_LENGTH_BYTES = 0x7FFF0000
@@ -40,6 +42,11 @@ def probe(path: Path) -> AudioInfo:
         rate = channels = 0
         for frame in _frames(source):
             rate, channels = frame.sample_rate, frame.layout.nb_channels
+            if not MIN_RATE <= rate <= MAX_RATE or channels > MAX_CHANNELS:
+                raise InvalidAudioError(
+                    f"The recording has {channels} channels at {rate} Hz; "
+                    f"at most {MAX_CHANNELS} channels and {MIN_RATE} to {MAX_RATE} Hz are allowed."
+                )
             seconds += frame.samples / rate
             if seconds > MAX_SECONDS + 0.05:  # MP3 frames may carry a little padding
                 raise InvalidAudioError(f"The recording is longer than the {MAX_SECONDS:g} seconds allowed.")
@@ -149,8 +156,9 @@ def _declared_seconds(path: Path, kind: str, stream: av.AudioStream) -> float | 
 
 def _wav_seconds(path: Path) -> float | None:
     bytes_per_second = 0
+    position = 12
     with path.open("rb") as file:
-        file.seek(12)
+        file.seek(position)
         while len(header := file.read(8)) == 8:
             name, size = struct.unpack("<4sI", header)
             if name == b"data":
@@ -158,8 +166,8 @@ def _wav_seconds(path: Path) -> float | None:
                 return size / bytes_per_second if known else None
             if name == b"fmt ":
                 bytes_per_second = int.from_bytes(file.read(16)[8:12], "little")
-                size -= 16
-            file.seek(size + size % 2, 1)
+            position += 8 + size + size % 2  # always forward, whatever sizes a hostile file declares
+            file.seek(position)
     return None
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
@@ -21,8 +23,10 @@ MAX_SIDE = 8192
 MAX_PIXELS = 50_000_000
 MAX_ASPECT = 3.0
 
-# The plugins are called directly: Image.open would try others, and warn at a pixel count of its own.
-_KINDS = {b"\xff\xd8\xff": JpegImageFile, b"\x89PNG\r\n\x1a\n": PngImageFile}
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
+_ORIENTATION_TAG = 0x0112
+_BAND = 256  # rows
 _SIXTEEN_BIT = {"I", "I;16", "I;16B", "I;16L", "I;16N"}
 _BACKGROUND = (255, 255, 255)  # behind transparent pixels
 
@@ -47,7 +51,14 @@ def load(path: Path) -> NDArray[np.uint8]:
     """Decode the whole picture: upright RGB (height, width, 3). Raises UnsupportedMediaError, InvalidImageError."""
     probe(path)
     with _open(path) as image, _damaged_means_invalid():
-        return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+        image.load()
+        width, height = image.size
+        pixels = np.empty((height, width, 3), np.uint8)
+        for top in range(0, height, _BAND):  # in bands: conversions never hold a second whole picture
+            bottom = min(top + _BAND, height)
+            pixels[top:bottom] = _to_rgb(image.crop((0, top, width, bottom)))
+        orientation = _orientation(image)
+    return np.ascontiguousarray(_upright(pixels, orientation))
 
 
 @contextmanager
@@ -55,11 +66,15 @@ def _open(path: Path) -> Iterator[ImageFile]:
     with path.open("rb") as file:
         head = file.read(8)
         file.seek(0)
-        kind = next((kind for signature, kind in _KINDS.items() if head.startswith(signature)), None)
-        if kind is None:
+        # The plugins are called directly: Image.open would try others, and warn at a pixel count of its own.
+        if head.startswith(b"\xff\xd8\xff"):
+            with _damaged_means_invalid():
+                image: ImageFile = JpegImageFile(file)
+        elif head == _PNG:
+            with _damaged_means_invalid():
+                image = PngImageFile(io.BytesIO(_png_essentials(file.read())))
+        else:
             raise UnsupportedMediaError("The image is neither a JPEG nor a PNG file.")
-        with _damaged_means_invalid():
-            image = kind(file)
         yield image
 
 
@@ -67,8 +82,41 @@ def _open(path: Path) -> Iterator[ImageFile]:
 def _damaged_means_invalid() -> Iterator[None]:
     try:
         yield
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow raises OSError, ValueError, SyntaxError, struct.error, ... on damaged data
         raise InvalidImageError("The image is damaged or cut short and cannot be decoded.") from error
+
+
+def _png_essentials(content: bytes) -> bytes:
+    """The file without its texts, profiles and times, which may be huge or broken in a picture that is sound."""
+    kept = [content[:8]]
+    position = 8
+    while position < len(content):
+        (size,) = struct.unpack(">I", content[position : position + 4])
+        end = position + 12 + size
+        if content[position + 4 : position + 8] in _PNG_KEPT:
+            kept.append(content[position:end])
+        position = end
+    return b"".join(kept)
+
+
+def _orientation(image: ImageFile) -> int:
+    """EXIF's 1 to 8; a broken EXIF block counts as none."""
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # the block is decoded by hand, and raises whatever it meets
+        return 1
+
+
+def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels
 
 
 def _check_size(width: int, height: int) -> None:
@@ -81,13 +129,13 @@ def _check_size(width: int, height: int) -> None:
         raise InvalidImageError(f"{size}; one side may be at most {MAX_ASPECT:g} times the other.")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in _SIXTEEN_BIT:  # Pillow's own conversion clips instead of scaling
-        grey = np.asarray(image).astype(np.int64) >> 8
-        return Image.fromarray(grey.clip(0, 255).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
+def _to_rgb(band: Image.Image) -> NDArray[np.uint8]:
+    if band.mode in _SIXTEEN_BIT:  # Pillow's own conversion clips instead of scaling
+        grey = (np.asarray(band) >> 8).clip(0, 255).astype(np.uint8)
+        return np.repeat(grey[..., np.newaxis], 3, axis=2)
+    if band.has_transparency_data:
+        rgba = band.convert("RGBA")
         opaque = Image.new("RGB", rgba.size, _BACKGROUND)
         opaque.paste(rgba, mask=rgba.getchannel("A"))
-        return opaque
-    return image.convert("RGB")
+        return np.asarray(opaque)
+    return np.asarray(band.convert("RGB"))

@@ -134,6 +134,36 @@ def test_too_short_and_too_long(tmp_path: Path) -> None:
         audio.probe(write_wav(tmp_path / "s", np.zeros(601 * 8000), 8000, bits=8))
 
 
+@pytest.mark.parametrize(("rate", "channels"), [(1, 1), (3999, 1), (768_001, 1), (8000, 65)])
+def test_rates_and_channels_out_of_range(tmp_path: Path, rate: int, channels: int) -> None:
+    with pytest.raises(InvalidAudioError, match=f"{channels} channels at {rate} Hz"):
+        audio.probe(write_wav(tmp_path / "s", np.zeros(max(rate, 100)), rate, channels=channels))
+
+
+def test_the_limits_of_rates_and_channels(tmp_path: Path) -> None:
+    for rate, channels in ((4000, 1), (768_000, 1), (8000, 64)):
+        path = write_wav(tmp_path / "s", tone(0.2, rate), rate, channels=channels)
+        assert audio.probe(path).seconds == pytest.approx(0.2)
+        assert sum(map(len, audio.read_blocks(path, 16000))) == pytest.approx(3200, abs=2)
+
+
+@settings(max_examples=200, deadline=2000)
+@given(
+    chunks=st.lists(st.tuples(st.sampled_from([b"fmt ", b"data", b"LIST", b"ds64"]), st.integers(0, 40)), max_size=6)
+)
+def test_chunks_that_lie_about_their_size_end(
+    tmp_path_factory: pytest.TempPathFactory, chunks: list[tuple[bytes, int]]
+) -> None:
+    """The headers are walked to their end, whatever they declare; the deadline is what is tested."""
+    path = write_wav(tmp_path_factory.getbasetemp() / "chunks", tone(0.2, 8000), 8000)
+    content = path.read_bytes()
+    lies = b"".join(name + struct.pack("<I", size) for name, size in chunks)
+    for changed in (content[:12] + lies + content[12:], content + lies, b"RF64" + content[4:] + lies):
+        path.write_bytes(changed)
+        with suppress(InvalidAudioError, UnsupportedMediaError):
+            audio.probe(path)
+
+
 def test_only_pcm_in_wav(tmp_path: Path) -> None:
     path = write_wav(tmp_path / "s", tone(1, 16000), 16000)
     content = bytearray(path.read_bytes())

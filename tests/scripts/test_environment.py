@@ -12,17 +12,10 @@ from tests.scripts.checkout import Checkout
 TOOLS = ("bash", "cat", "dirname", "env", "flock", "grep", "ls", "mkdir", "readlink", "rm")
 
 
-SERVER = """\
-import sys
-print("127.0.0.1", @PORT@, "dice_talk" if "dice_talk" in sys.argv else "auto")
-"""
-
-
 @pytest.fixture
-def start(checkout: Checkout, taken_port: int) -> list[str]:
+def start(taken_port: int) -> list[str]:
     """A start that goes as far as the port, which is taken: everything is installed, nothing is left running."""
-    (checkout.root / "api" / "server.py").write_text(SERVER.replace("@PORT@", str(taken_port)))
-    return ["start"]
+    return ["start", "--port", str(taken_port)]
 
 
 def test_a_changed_requirements_file_is_installed_once(checkout: Checkout, start: list[str]) -> None:
