@@ -40,15 +40,17 @@ class EngineLoader:
 
     async def wait(self, seconds: float) -> bool:
         """Wait until loading has ended, well or not; False when it takes longer."""
-        ended = asyncio.Event()
+        waiter = (asyncio.get_running_loop(), asyncio.Event())
         with self._lock:
             if self.done.is_set():
                 return True
-            self._waiters.append((asyncio.get_running_loop(), ended))
+            self._waiters.append(waiter)
         try:
             async with asyncio.timeout(seconds):
-                await ended.wait()
+                await waiter[1].wait()
         except TimeoutError:
+            with self._lock:
+                self._waiters = [other for other in self._waiters if other is not waiter]
             return False
         return True
 

@@ -7,8 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
-from fastapi import Request
-from fastapi.responses import JSONResponse
+from fastapi import Request, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
@@ -124,10 +123,8 @@ def from_exception(error: Exception) -> ApiError:
     return ApiError(500, "internal", "Something went wrong inside the service.", "The service's log tells more.")
 
 
-async def respond(request: Request, error: Exception) -> JSONResponse:
+async def respond(request: Request, error: Exception) -> Response:
     """FastAPI's exception handler for the errors that routes raise on purpose."""
     answer = from_exception(error)
-    response = JSONResponse(None, status_code=answer.status, headers=answer.headers)
-    response.body = answer.body(request.state.request_id)
-    response.headers["content-length"] = str(len(response.body))
-    return response
+    body = answer.body(request.state.request_id)
+    return Response(body, answer.status, answer.headers, media_type="application/json")

@@ -2,23 +2,45 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import logging
+import os
 import re
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
-_OURS = re.compile(r"[0-9a-f]{64}(\.mp4)?|.+\.part")
+logger = logging.getLogger("api.file_store")
+
+_FINISHED = re.compile(r"[0-9a-f]{64}(\.mp4)?")
+_PART = ".part"
 
 
 class FileStore:
-    """Content-addressed files in one directory, counted by holder. Safe to use from any thread."""
+    """Content-addressed files in one directory, counted by holder. Safe to use from any thread.
+
+    The directory belongs to one service at a time, since the counts are in its memory. Raises OSError when it cannot
+    be made, or when another service has it.
+    """
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self._holders: Counter[str] = Counter()
         self._lock = threading.Lock()
+        self._claim = os.open(directory, os.O_RDONLY)
+        try:
+            fcntl.flock(self._claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._claim)
+            raise OSError(errno.EBUSY, "another service uses this directory", str(directory)) from None
+
+    def close(self) -> None:
+        """Leave the directory to others; the files stay."""
+        os.close(self._claim)
 
     def path(self, name: str) -> Path:
         """Where the file is, or will be."""
@@ -47,17 +69,23 @@ class FileStore:
             if self._holders[name] > 0:
                 return False
             del self._holders[name]
-            self.path(name).unlink(missing_ok=True)
+            try:
+                self.path(name).unlink(missing_ok=True)
+            except OSError:
+                logger.exception("A file could not be removed; the sweep will try again")
             return True
 
-    def sweep(self, older_than_seconds: float) -> int:
-        """Remove what an earlier run of the service left here; returns how many files. Other files stay."""
-        removed = 0
+    def remove_leftovers(self, older_than_seconds: float) -> None:
+        """Remove files that nobody holds: what an earlier service left, what could not be removed. Others stay."""
+        self._remove(lambda path: bool(_FINISHED.fullmatch(path.name)), older_than_seconds)
+
+    def remove_parts(self) -> None:
+        """Remove half-written files; only before anything is being written."""
+        self._remove(lambda path: path.name.endswith(_PART), 0)
+
+    def _remove(self, ours: Callable[[Path], bool], older_than_seconds: float) -> None:
         before = time.time() - older_than_seconds
         for path in self.directory.iterdir():
             with self._lock:
-                ours = _OURS.fullmatch(path.name) and path.name not in self._holders and path.is_file()
-                if ours and path.stat().st_mtime < before:
+                if ours(path) and path.name not in self._holders and path.stat().st_mtime <= before:
                     path.unlink(missing_ok=True)
-                    removed += 1
-        return removed

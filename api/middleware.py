@@ -19,6 +19,7 @@ logger = logging.getLogger("api.http")
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _QUIET = re.compile(r"/api/health(/.*)?|/api/v1/synthesis/[^/]+/status")
+_REASON_LIMIT = 200  # bytes of a plain-text error that are kept as its detail
 _DRAIN_BYTES = 128 << 20
 _DRAIN_SECONDS = 10.0
 
@@ -69,21 +70,27 @@ class ErrorShape:
             await self.app(scope, receive, send)
             return
         request_id = scope["state"]["request_id"]
-        started = replaced = False
+        started = False
+        plain: tuple[int, dict[str, str], bytearray] | None = None  # an error in another shape: status, headers, text
 
         async def send_shaped(message: Message) -> None:
-            nonlocal started, replaced
+            nonlocal started, plain
             if message["type"] == "http.response.start":
                 started = True
                 headers = Headers(scope=message)
                 json = headers.get("content-type", "").startswith("application/json")
                 if message["status"] >= 400 and not json:
-                    replaced = True
                     kept = {name: headers[name] for name in ("allow", "content-range") if name in headers}
-                    await _send_error(from_status(message["status"], headers=kept), request_id, send)
+                    plain = message["status"], kept, bytearray()
                     return
-            if not replaced:
+            if plain is None:
                 await send(message)
+                return
+            status, kept, text = plain
+            text.extend(message.get("body", b"")[:_REASON_LIMIT])
+            if not message.get("more_body", False):
+                reason = text[:_REASON_LIMIT].decode("utf-8", "replace") or None
+                await _send_error(from_status(status, reason, kept), request_id, send)
 
         try:
             await self.app(scope, receive, send_shaped)

@@ -30,6 +30,19 @@ class TaskStatus(StrEnum):
     FAILED = "FAILED"
 
 
+class TaskErrorCode(StrEnum):
+    """Why a task FAILED."""
+
+    NO_FACE = "no_face"
+    INVALID_IMAGE = "invalid_image"
+    INVALID_AUDIO = "invalid_audio"
+    ENCODER_FAILED = "encoder_failed"
+    STORAGE_FULL = "storage_full"
+    TIMEOUT = "timeout"
+    INTERRUPTED = "interrupted"
+    INTERNAL = "internal"
+
+
 class StartForm(BaseModel):
     """The text fields of `start`; the defaults of those that may be left out come from the settings."""
 
@@ -131,7 +144,7 @@ class TaskView(BaseModel):
     started_at: datetime | None
     completed_at: datetime | None
     expires_at: datetime | None = Field(description="When the task and its video are removed.")
-    error_code: str | None = Field(description="Why the task FAILED; see the list in the documentation.")
+    error_code: TaskErrorCode | None = Field(description="Why the task FAILED.")
     parameters: SynthesisParams
     engine: str = Field(examples=["preview"])
     warnings: list[str]
@@ -177,11 +190,11 @@ class Health(BaseModel):
     reason: str | None = Field(description="Why the service is not healthy, or why this engine was chosen.")
     device: Device | None
     queue: QueueView
-    disk_free_bytes: int
+    disk_free_bytes: int | None = Field(description="Null when the output directory cannot be read.")
 
 
 class Probe(BaseModel):
     """For liveness and readiness probes."""
 
-    status: Literal["ok", "unavailable"]
+    status: Literal["ok"] = "ok"
     state: ServiceState

@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import FrameType
@@ -25,6 +26,7 @@ from starlette.middleware.cors import CORSMiddleware
 from api import openapi
 from api.engine_factory import Choice, choose_engine
 from api.errors import ApiError, respond
+from api.http_protocol import BoundedHttpProtocol
 from api.logs import configure_logging
 from api.middleware import DrainBody, ErrorShape, RequestLog
 from api.options import settings_from
@@ -37,6 +39,7 @@ from media.errors import MediaError
 logger = logging.getLogger("api.server")
 
 _SWEEP_SECONDS = 60.0
+_EXIT_SECONDS = 30.0  # for open requests to end, once all tasks have
 _DESCRIPTION = """\
 One portrait, one speech recording and an emotion become a talking-portrait video.
 一张肖像、一段语音和一种情绪，生成会说话的肖像视频。
@@ -98,8 +101,8 @@ async def _sweep(service: Service) -> None:
     while True:
         try:
             await asyncio.to_thread(service.tasks.sweep)
-        except OSError:
-            logger.exception("Expired files could not be removed; they are tried again")
+        except Exception:
+            logger.exception("The sweep failed; it will be tried again")
         await asyncio.sleep(_SWEEP_SECONDS)
 
 
@@ -122,6 +125,16 @@ class DrainingServer(uvicorn.Server):
     def _drain(self) -> None:
         self._service.drain()
         self.should_exit = True
+        time.sleep(_EXIT_SECONDS)  # this thread ends with the process, long before
+        logger.error("The process does not end by itself; leaving now")
+        os._exit(1)
+
+
+def http_config(app: FastAPI) -> uvicorn.Config:
+    """How the service is served."""
+    return uvicorn.Config(
+        app, http=BoundedHttpProtocol, ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=10
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -133,7 +146,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     host, port = settings.server.host, settings.server.port
     try:
-        listener = _bind(host, port)
+        listener = bind(host, port)
     except OSError as error:
         print(f"Cannot listen on {host} port {port}: {error.strerror}. Choose another with --port.", file=sys.stderr)
         return 3
@@ -144,16 +157,15 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"The settings are wrong.\n{error.filename}: {error.strerror}.", file=sys.stderr)
         return 2
     logger.info("Listening on %s port %d", host, port)
-    server = DrainingServer(
-        uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=10), app.state.service
-    )
+    server = DrainingServer(http_config(app), app.state.service)
     server.run(sockets=[listener])
     if server.force_exit or not app.state.service.drain():
         os._exit(1)  # workers that still run would keep the process
     return 0
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
+    """A socket bound to the address, not listening yet. Raises OSError."""
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     listener = socket.socket(family, kind, protocol)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from anyio import CapacityLimiter
 from starlette.requests import Request
@@ -20,8 +21,8 @@ from api.task_manager import TaskManager
 
 VERSION = "0.1.0"
 _ENGINE_WAIT_SECONDS = 30.0  # that a submission waits for an engine that is being loaded
-_RETRY_SECONDS = 30.0
-_CHECKS_AT_ONCE = 2  # a decoded 50-megapixel portrait takes 150 MB
+RETRY_SECONDS = 30.0
+_CHECKS_AT_ONCE = 2  # the largest portraits take 400 MB each while they are decoded
 
 
 class Service:
@@ -31,10 +32,12 @@ class Service:
         self.settings = settings
         self.uploads = FileStore(settings.files.upload_dir)
         self.outputs = FileStore(settings.files.output_dir)
+        self._remove_leftovers()
         self.loader = EngineLoader(choose)
         self.tasks = TaskManager(lambda: self.loader.engine, settings.tasks, self.uploads, self.outputs)
         self.device = DeviceMonitor(settings.gpu.device_id)
         self.checks = CapacityLimiter(_CHECKS_AT_ONCE)
+        self.engine_wait_seconds = _ENGINE_WAIT_SECONDS
         self._draining = False
         self._drain_lock = threading.Lock()
         self._stopped: bool | None = None
@@ -44,16 +47,21 @@ class Service:
         """What the service is doing."""
         return ServiceState.DRAINING if self._draining else self.loader.state
 
+    @property
+    def reason(self) -> str | None:
+        """Why the service is not ready, or why this engine was chosen."""
+        return "The service is stopping." if self._draining else self.loader.reason
+
     def check_open(self) -> None:
         """Raise UnavailableError when a submission would be refused now."""
         if self.state is ServiceState.SETUP_FAILED:
-            raise UnavailableError("setup_failed", self.loader.reason or "The engine cannot start.", _RETRY_SECONDS)
+            raise UnavailableError("setup_failed", self.loader.reason or "The engine cannot start.", RETRY_SECONDS)
         self.tasks.check_open()
 
     async def engine_ready(self) -> None:
         """Wait until the engine is loaded. Raises UnavailableError."""
-        if not await self.loader.wait(_ENGINE_WAIT_SECONDS):
-            raise UnavailableError("starting", "The engine is still being loaded.", _RETRY_SECONDS)
+        if not await self.loader.wait(self.engine_wait_seconds):
+            raise UnavailableError("starting", "The engine is still being loaded.", RETRY_SECONDS)
         self.check_open()
 
     def health(self) -> Health:
@@ -68,7 +76,7 @@ class Service:
             version=VERSION,
             engine=self.loader.name,
             state=state,
-            reason="The service is stopping." if state is ServiceState.DRAINING else self.loader.reason,
+            reason=self.reason,
             device=device,
             queue=QueueView(
                 running=running,
@@ -76,7 +84,7 @@ class Service:
                 max_workers=self.settings.tasks.max_workers,
                 max_queue=self.settings.tasks.max_queue,
             ),
-            disk_free_bytes=shutil.disk_usage(self.outputs.directory).free,
+            disk_free_bytes=_disk_free(self.outputs.directory),
         )
 
     def drain(self) -> bool:
@@ -88,8 +96,24 @@ class Service:
             return self._stopped
 
     def close(self) -> None:
-        """Give back what the engine took."""
+        """Give back the engine and the directories."""
         self.loader.close()
+        self.uploads.close()
+        self.outputs.close()
+
+    def _remove_leftovers(self) -> None:
+        """Tasks do not outlive a service: its uploads are of no more use, its videos are kept for their time."""
+        for store in (self.uploads, self.outputs):
+            store.remove_parts()
+        self.uploads.remove_leftovers(0)
+        self.outputs.remove_leftovers(self.settings.tasks.retention_hours * 3600)
+
+
+def _disk_free(directory: Path) -> int | None:
+    try:
+        return shutil.disk_usage(directory).free
+    except OSError:
+        return None
 
 
 def service_of(request: Request) -> Service:

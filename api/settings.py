@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -29,11 +30,17 @@ from api.fields import ExpandRatio, FramesPerSecond, GuidanceScale, InferenceSte
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_CONFIG = PROJECT_ROOT / "config" / "api_config.yaml"
 ENV_PREFIX = "DICE_TALK_"
+# What start_server.sh and test_api.py read; no settings of the service.
+OTHER_VARIABLES = {
+    f"{ENV_PREFIX}{name}" for name in ("CONFIG", "VENV", "PYTHON", "START_TIMEOUT", "STOP_TIMEOUT", "URL")
+}
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 
 def _from_root(path: Path) -> Path:
+    if path == Path():
+        raise ValueError("must not be empty")
     return path if path.is_absolute() else PROJECT_ROOT / path
 
 
@@ -73,9 +80,9 @@ class TaskSettings(_Section):
 
     max_workers: int = Field(2, ge=1, le=64)
     max_queue: int = Field(100, ge=1)
-    retention_hours: float = Field(24, gt=0, allow_inf_nan=False)
-    shutdown_grace: float = Field(30, ge=0, allow_inf_nan=False)  # seconds
-    timeout_seconds: float = Field(3600, gt=0, allow_inf_nan=False)
+    retention_hours: float = Field(24, gt=0, le=87600)  # ten years
+    shutdown_grace: float = Field(30, ge=0, le=86400)  # seconds
+    timeout_seconds: float = Field(3600, gt=0, le=604800)
 
 
 class FileSettings(_Section):
@@ -86,6 +93,12 @@ class FileSettings(_Section):
     checkpoint_dir: ProjectPath = Path("checkpoints")
     max_image_mb: float = Field(10, gt=0, allow_inf_nan=False)  # MB of 2**20 bytes
     max_audio_mb: float = Field(50, gt=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        if self.upload_dir == self.output_dir:
+            raise ValueError("upload_dir and output_dir must be two directories")
+        return self
 
 
 class SynthesisSettings(_Section):
@@ -107,6 +120,14 @@ class SecuritySettings(_Section):
     cors_origins: tuple[str, ...] = ("*",)
     cors_credentials: bool = False
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin):
+                raise ValueError(f"{origin!r} is no origin; one looks like https://example.com, with no path")
+        return origins
+
     @model_validator(mode="after")
     def _no_credentials_for_all(self) -> Self:
         if self.cors_credentials and "*" in self.cors_origins:
@@ -121,7 +142,7 @@ class LoggingSettings(_Section):
     format: str = Field("%(asctime)s - %(name)s - %(levelname)s - %(message)s", min_length=1)
     file: ProjectPath | None = Path("logs/api.log")  # null: only the terminal
     max_mb: float = Field(10, gt=0, allow_inf_nan=False)  # a file grows to this before it is rotated
-    backups: int = Field(5, ge=0)
+    backups: int = Field(5, ge=1)
 
     @field_validator("format")
     @classmethod
@@ -147,6 +168,11 @@ class Settings(BaseSettings):
     synthesis: SynthesisSettings = SynthesisSettings()
     security: SecuritySettings = SecuritySettings()
     logging: LoggingSettings = LoggingSettings()
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _empty_section(cls, value: object) -> object:
+        return {} if value is None else value  # in YAML, a section whose keys are all commented out
 
 
 def load_settings(config: Path | None = None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Settings:
@@ -176,19 +202,20 @@ def load_settings(config: Path | None = None, overrides: Mapping[str, Mapping[st
         return Sourced(**{section: dict(values) for section, values in (overrides or {}).items()})  # type: ignore[arg-type]
     except ValidationError as error:
         raise SettingsError("\n".join(_sentences(error))) from error
-    except (SourceError, yaml.YAMLError, TypeError, ValueError) as error:
+    except SourceError as error:
+        raise SettingsError(f'{error}. Lists are written as JSON, such as ["https://example.com"].') from error
+    except (yaml.YAMLError, TypeError, ValueError) as error:
         raise SettingsError(f"The settings cannot be read: {error}") from error
 
 
 def _unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:
-    sections = {
-        name.upper(): {key.upper() for key in type(field.default).model_fields}
-        for name, field in Settings.model_fields.items()
+    known = {
+        f"{ENV_PREFIX}{section}__{key}".upper()
+        for section, field in Settings.model_fields.items()
+        for key in type(field.default).model_fields
     }
     for name in environ:
-        section, _, key = name.removeprefix(ENV_PREFIX).partition("__")
-        meant = name.startswith(ENV_PREFIX) and (key or section.startswith(tuple(f"{known}_" for known in sections)))
-        if meant and key.upper() not in sections.get(section, ()):
+        if name.startswith(ENV_PREFIX) and name not in known and name not in OTHER_VARIABLES:
             yield name
 
 

@@ -46,7 +46,8 @@ async def submit(service: Service, request: Request) -> TaskReport:
     async with receive_form(request, files.upload_dir, frozenset(TEXT_FIELDS), limits) as form:
         fields = _validate(form, form_defaults(service.settings))
         await service.engine_ready()
-        return await to_thread.run_sync(_check_and_enqueue, service, form, fields.params(), limiter=service.checks)
+        arguments = service, form, fields.params(), request.state.request_id
+        return await to_thread.run_sync(_check_and_enqueue, *arguments, limiter=service.checks)
 
 
 def _validate(form: Form, defaults: dict[str, Any]) -> StartForm:
@@ -59,16 +60,16 @@ def _validate(form: Form, defaults: dict[str, Any]) -> StartForm:
         fields = StartForm.model_validate(defaults | given)
     except ValidationError as error:
         for problem in error.errors():
-            missing = problem["type"] == "missing"
-            errors.append(
-                FieldError(field=str(problem["loc"][0]), message="is required" if missing else problem["msg"])
-            )
+            name = str(problem["loc"][0])
+            if name not in {known.field for known in errors}:
+                message = "is required" if problem["type"] == "missing" else problem["msg"]
+                errors.append(FieldError(field=name, message=message))
     if errors or fields is None:
         raise FormError(errors, (*FILE_FIELDS, *TEXT_FIELDS))
     return fields
 
 
-def _check_and_enqueue(service: Service, form: Form, params: SynthesisParams) -> TaskReport:
+def _check_and_enqueue(service: Service, form: Form, params: SynthesisParams, request_id: str) -> TaskReport:
     engine = service.loader.engine
     picture, speech = form.files["image"], form.files["audio"]
     # The kinds of both files are checked before the slow part.
@@ -91,6 +92,7 @@ def _check_and_enqueue(service: Service, form: Form, params: SynthesisParams) ->
                 face=portrait.face,
                 params=params,
                 warnings=(*portrait.warnings, *ignored),
+                request_id=request_id,
             )
         )
         held.pop_all()  # the task holds them now

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import bisect
 import hashlib
+import itertools
 import logging
 import threading
 import time
@@ -16,7 +16,7 @@ from pathlib import Path
 from api.errors import ApiError, UnavailableError, is_disk_full
 from api.eta import SpeedMeter
 from api.file_store import FileStore
-from api.models import TaskStatus
+from api.models import TaskErrorCode, TaskStatus
 from api.settings import TaskSettings
 from api.tasks import Result, Submission, Task
 from engines.base import Engine, EngineError, JobCancelledError, Stage, SynthesisJob
@@ -25,6 +25,7 @@ from media.errors import MediaError
 logger = logging.getLogger("api.task_manager")
 
 _STOP_SECONDS = 10.0  # for an interrupted job to notice
+_STOPPED = "The service was stopped before the video was ready."
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +67,9 @@ class TaskManager:
         self._changed = threading.Condition()  # guards all below
         self._tasks: dict[str, Task] = {}
         self._gone: dict[str, float] = {}  # id of an expired task → until when it is answered with 410
-        self._waiting: list[int] = []  # orders of PENDING tasks, ascending
-        self._by_order: dict[int, str] = {}  # order → id of PENDING tasks
+        self._waiting: dict[str, None] = {}  # ids of PENDING tasks, first come first
         self._running: dict[str, str] = {}  # key → id of PROCESSING tasks
         self._results: dict[str, Result] = {}  # by key, as long as a task holds the file
-        self._orders = 0
         self._speed = SpeedMeter()
         self._accepting = True
         self._interrupt = threading.Event()
@@ -90,10 +89,8 @@ class TaskManager:
         with self._changed:
             self._check_open()
             now = self._now()
-            self._orders += 1
             task = Task(
                 id=self._new_id(),
-                order=self._orders,
                 key=key,
                 uploads=(submission.image, submission.audio),
                 job=SynthesisJob(
@@ -111,12 +108,11 @@ class TaskManager:
                 updated_at=now,
             )
             self._tasks[task.id] = task
-            self._waiting.append(task.order)
-            self._by_order[task.order] = task.id
+            self._waiting[task.id] = None
             accepted = self._report(task)
             logger.info(
-                "Task %s accepted: %.1f s of speech, %s, %d waiting",
-                task.id, submission.seconds, submission.params.emotion, len(self._waiting),
+                "Task %s accepted: %.1f s of speech, %s, %d waiting [%s]",
+                task.id, submission.seconds, submission.params.emotion, len(self._waiting), submission.request_id,
             )  # fmt: skip
             self._dispatch()
             return accepted
@@ -151,8 +147,8 @@ class TaskManager:
                 if task.expires_at is not None and task.expires_at <= now:
                     self._forget(task)
             self._gone = {task_id: until for task_id, until in self._gone.items() if now < until}
-        self._uploads.sweep(self._retention)
-        self._outputs.sweep(self._retention)
+        self._uploads.remove_leftovers(self._retention)
+        self._outputs.remove_leftovers(self._retention)
 
     def shutdown(self, grace: float) -> bool:
         """Refuse new tasks, fail the waiting ones, give the running ones `grace` seconds and interrupt the rest.
@@ -161,11 +157,13 @@ class TaskManager:
         """
         with self._changed:
             self._accepting = False
-            for task_id in list(self._by_order.values()):
-                self._end(self._tasks[task_id], code="interrupted", message="The service was stopped before its turn.")
+            for task_id in list(self._waiting):
+                self._end(self._tasks[task_id], code=TaskErrorCode.INTERRUPTED, message=_STOPPED)
             self._changed.wait_for(lambda: not self._running, grace)
             self._interrupt.set()
             stopped = self._changed.wait_for(lambda: not self._running, _STOP_SECONDS)
+            for task_id in self._running.values():
+                self._end(self._tasks[task_id], code=TaskErrorCode.INTERRUPTED, message=_STOPPED)
         self._executor.shutdown(wait=stopped)
         return stopped
 
@@ -183,8 +181,8 @@ class TaskManager:
 
     def _dispatch(self) -> None:
         """Start every waiting task that may run, first come first served; those that share a result end at once."""
-        for order in list(self._waiting):
-            task = self._tasks[self._by_order[order]]
+        for task_id in list(self._waiting):
+            task = self._tasks[task_id]
             result = self._results.get(task.key)
             if result is not None and result.path.exists():
                 self._begin(task)
@@ -196,13 +194,16 @@ class TaskManager:
 
     def _begin(self, task: Task) -> None:
         self._tasks[task.id] = task.begun(self._now())
-        self._leave_queue(task)
+        del self._waiting[task.id]
 
-    def _leave_queue(self, task: Task) -> None:
-        if self._by_order.pop(task.order, None) is not None:
-            del self._waiting[bisect.bisect_left(self._waiting, task.order)]
-
-    def _end(self, task: Task, *, result: Result | None = None, code: str = "", message: str = "") -> None:
+    def _end(
+        self,
+        task: Task,
+        *,
+        result: Result | None = None,
+        code: TaskErrorCode = TaskErrorCode.INTERNAL,
+        message: str = "",
+    ) -> None:
         now = self._now()
         expires_at = now + self._retention
         if result is not None:
@@ -212,7 +213,7 @@ class TaskManager:
         else:
             ended = task.failed(now, expires_at, code, message)
         self._tasks[task.id] = ended
-        self._leave_queue(task)
+        self._waiting.pop(task.id, None)
         if result is not None:
             logger.info("Task %s completed after %.1f s", task.id, now - task.created_at)
         else:
@@ -232,10 +233,12 @@ class TaskManager:
             return TaskReport(task, None, None)
         if task.status is TaskStatus.PROCESSING:
             return TaskReport(task, None, self._remaining(task))
-        ahead = bisect.bisect_left(self._waiting, task.order)
-        work = sum(self._remaining(self._tasks[task_id]) for task_id in self._running.values())
-        work += sum(self._remaining(self._tasks[self._by_order[order]]) for order in self._waiting[:ahead])
-        return TaskReport(task, ahead + 1, work / self._settings.max_workers + self._remaining(task))
+        ahead = list(itertools.takewhile(lambda task_id: task_id != task.id, self._waiting))
+        runner = self._running.get(task.key)
+        if runner is not None:  # an equal task's video will be this one's too
+            return TaskReport(task, len(ahead) + 1, self._remaining(self._tasks[runner]))
+        work = sum(self._remaining(self._tasks[task_id]) for task_id in (*self._running.values(), *ahead))
+        return TaskReport(task, len(ahead) + 1, work / self._settings.max_workers + self._remaining(task))
 
     def _remaining(self, task: Task) -> float:
         elapsed = 0.0 if task.started_at is None else max(0.0, self._now() - task.started_at)
@@ -246,9 +249,10 @@ class TaskManager:
     def _run(self, task_id: str) -> None:
         task = self._tasks[task_id]
         engine = self._engine()
-        deadline = self._monotonic() + self._settings.timeout_seconds
+        started = self._monotonic()
+        deadline = started + self._settings.timeout_seconds
         result: Result | None = None
-        code = message = ""
+        code, message = TaskErrorCode.INTERNAL, "The engine failed unexpectedly; the service's log tells more."
         logger.info("Task %s started", task_id)
         try:
             engine.synthesize(
@@ -258,25 +262,24 @@ class TaskManager:
             )
             result = Result(task.job.output, _sha256(task.job.output))
         except JobCancelledError:
-            if self._interrupt.is_set():
-                code, message = "interrupted", "The service was stopped before the video was ready."
-            else:
-                code = "timeout"
+            code, message = TaskErrorCode.INTERRUPTED, _STOPPED
+            if not self._interrupt.is_set():
+                code = TaskErrorCode.TIMEOUT
                 message = f"The task took longer than the {self._settings.timeout_seconds:g} seconds allowed."
-        except (EngineError, MediaError) as error:
-            code, message = error.code, str(error)
         except Exception as error:
-            if isinstance(error, OSError) and is_disk_full(error):
-                code, message = "storage_full", "The service ran out of room for the video."
+            if isinstance(error, (EngineError, MediaError)) and error.code in list(TaskErrorCode):
+                code, message = TaskErrorCode(error.code), str(error)
+            elif isinstance(error, OSError) and is_disk_full(error):
+                code, message = TaskErrorCode.STORAGE_FULL, "The service ran out of room for the video."
             else:
                 logger.exception("Task %s broke the engine", task_id)
-                code, message = "internal", "The engine failed unexpectedly; the service's log tells more."
         with self._changed:
             task = self._tasks[task_id]
-            self._end(task, result=result, code=code, message=message)
-            if result is not None and task.started_at is not None:
-                self._speed.learn(task.estimate_seconds, self._now() - task.started_at)
             del self._running[task.key]
+            if not task.ended:  # a shutdown may have given it up
+                self._end(task, result=result, code=code, message=message)
+            if result is not None:
+                self._speed.learn(task.estimate_seconds, self._monotonic() - started)
             self._dispatch()
             self._changed.notify_all()
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from api.models import TaskStatus
+from api.models import TaskErrorCode, TaskStatus
 from engines.base import Engine, FaceBox, Stage, SynthesisJob, SynthesisParams
 
 
@@ -23,6 +23,7 @@ class Submission:
     face: FaceBox
     params: SynthesisParams
     warnings: tuple[str, ...] = ()
+    request_id: str = ""  # ties the task to its request in the log
 
     def key(self, engine: Engine) -> str:
         """Equal for requests that give the same video."""
@@ -42,11 +43,10 @@ class Result:
 class Task:
     """One request and how far it has come. A record never changes: each step makes a new one.
 
-    Times are seconds since the epoch; `order` counts submissions.
+    Times are seconds since the epoch.
     """
 
     id: str
-    order: int
     key: str
     uploads: tuple[str, ...]
     job: SynthesisJob
@@ -62,7 +62,7 @@ class Task:
     started_at: float | None = None
     completed_at: float | None = None
     expires_at: float | None = None
-    error_code: str | None = None
+    error_code: TaskErrorCode | None = None
     result: Result | None = None
 
     @property
@@ -89,7 +89,7 @@ class Task:
             completed_at=now, expires_at=expires_at, result=result,
         )  # fmt: skip
 
-    def failed(self, now: float, expires_at: float, code: str, message: str) -> Task:
+    def failed(self, now: float, expires_at: float, code: TaskErrorCode, message: str) -> Task:
         """PENDING or PROCESSING → FAILED."""
         return self._step(
             self.status, now, status=TaskStatus.FAILED, message=message, error_code=code, completed_at=now,

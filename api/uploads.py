@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -219,9 +219,10 @@ class _FileSink:
         return FilePart(self._path, self.size, self._hash.hexdigest())
 
     def discard(self) -> None:
-        if self._file is not None:
-            self._file.close()
         self._path.unlink(missing_ok=True)
+        if self._file is not None:
+            with suppress(OSError):  # a full disk: what is left in Python's buffer cannot be written
+                self._file.close()
 
 
 def _malformed(error: str) -> ApiError:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import httpx
 import uvicorn
 
-from api.server import _bind, create_app
+from api.server import bind, create_app, http_config
 from api.service import Service
 from api.settings import Settings
 from engines.base import Engine
@@ -29,21 +30,28 @@ def make_settings(directory: Path, **sections: Mapping[str, Any]) -> Settings:
     return Settings.model_validate(merged)
 
 
+def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+    """Look until a condition holds; fail when it does not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+
+
 class Running:
     """A server that runs, and a client for it."""
 
     def __init__(self, service: Service, url: str) -> None:
         self.service = service
         self.url = url
-        self.client = httpx.Client(base_url=url, timeout=30)
+        self.client = httpx.Client(base_url=url, timeout=30, limits=httpx.Limits(max_connections=None))
 
 
 @contextmanager
 def running(settings: Settings, engine: Engine | None = None, *, wait_loaded: bool = True) -> Iterator[Running]:
     """Serve in a thread until the context ends."""
     app = create_app(settings, engine)
-    listener = _bind("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+    listener = bind("127.0.0.1", 0)
+    server = uvicorn.Server(http_config(app))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     listener.listen(512)
     thread.start()

@@ -6,6 +6,8 @@ import os
 import time
 from pathlib import Path
 
+import pytest
+
 from api.file_store import FileStore
 
 NAME = "a" * 64
@@ -27,14 +29,39 @@ def test_equal_content_is_kept_once_until_the_last_holder_lets_go(tmp_path: Path
     assert [store.release(NAME), path.exists()] == [True, False]
 
 
-def test_the_sweep_takes_only_what_is_ours_old_and_not_held(tmp_path: Path) -> None:
+def test_leftovers_are_what_is_ours_old_and_not_held(tmp_path: Path) -> None:
     store = FileStore(tmp_path)
-    make(tmp_path / "new")
-    held = store.adopt(tmp_path / "new", NAME)
+    held = store.adopt(make(tmp_path / "new"), NAME)
     orphan, video, part = (make(tmp_path / name) for name in ("b" * 64, "c" * 64 + ".mp4", "d.part"))
     foreign, fresh = make(tmp_path / ".gitignore"), make(tmp_path / ("e" * 64))
     long_ago = time.time() - 1000
     for path in (held, orphan, video, part, foreign):
         os.utime(path, (long_ago, long_ago))
-    assert store.sweep(500) == 3
-    assert sorted(tmp_path.iterdir()) == sorted([held, foreign, fresh])
+    store.remove_leftovers(500)
+    assert sorted(tmp_path.iterdir()) == sorted([held, part, foreign, fresh])
+    store.remove_parts()
+    store.remove_leftovers(0)
+    assert sorted(tmp_path.iterdir()) == sorted([held, foreign])
+
+
+def test_a_file_that_cannot_be_removed_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FileStore(tmp_path)
+    path = store.adopt(make(tmp_path / "new"), NAME)
+
+    def refuse(self: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        assert store.release(NAME)
+    assert path.exists()
+    store.remove_leftovers(0)
+    assert not path.exists()
+
+
+def test_a_directory_belongs_to_one_service(tmp_path: Path) -> None:
+    store = FileStore(tmp_path)
+    with pytest.raises(OSError, match="another service"):
+        FileStore(tmp_path)
+    store.close()
+    FileStore(tmp_path).close()

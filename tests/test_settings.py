@@ -27,21 +27,24 @@ OTHER: dict[str, dict[str, Any]] = {
         "seed": 0, "min_resolution": 1024, "expand_ratio": 2.0,
     },
     "security": {"cors_origins": ["https://page.example"], "cors_credentials": True},
-    "logging": {"level": "DEBUG", "format": "%(message)s", "file": None, "max_mb": 1.0, "backups": 0},
+    "logging": {"level": "DEBUG", "format": "%(message)s", "file": None, "max_mb": 1.0, "backups": 1},
 }  # fmt: skip
 WRONG = [
     ("server.host", ""), ("server.port", 0), ("server.port", 65536), ("server.port", "http"),
     ("server.log_level", "LOUD"),
     ("gpu.device_id", -2), ("gpu.device_id", "cuda"), ("tasks.max_workers", 0), ("tasks.max_workers", 65),
     ("tasks.max_queue", 0), ("tasks.retention_hours", 0), ("tasks.retention_hours", float("inf")),
+    ("tasks.retention_hours", 1e8), ("tasks.shutdown_grace", 1e10), ("tasks.timeout_seconds", float("nan")),
     ("tasks.shutdown_grace", -1), ("tasks.timeout_seconds", 0), ("files.max_image_mb", 0), ("files.max_audio_mb", -1),
-    ("files.upload_dir", 5), ("files.output_dir", []), ("files.checkpoint_dir", None),
+    ("files.upload_dir", 5), ("files.upload_dir", ""), ("files.output_dir", []), ("files.checkpoint_dir", None),
     ("synthesis.engine", "sonic"), ("synthesis.default_ref_scale", 11), ("synthesis.default_emo_scale", float("nan")),
     ("synthesis.inference_steps", 7), ("synthesis.fps", 61), ("synthesis.seed", 2**32),
     ("synthesis.min_resolution", 500),
-    ("synthesis.expand_ratio", 0), ("security.cors_origins", "https://one"), ("security.cors_credentials", "maybe"),
+    ("synthesis.expand_ratio", 0), ("security.cors_origins", "https://one"),
+    ("security.cors_origins", ["https://one/"]), ("security.cors_origins", ["one"]),
+    ("security.cors_credentials", "maybe"),
     ("logging.level", "LOUD"), ("logging.format", "%(nothing)s"), ("logging.format", ""), ("logging.file", 3),
-    ("logging.max_mb", 0), ("logging.backups", -1),
+    ("logging.max_mb", 0), ("logging.backups", 0),
 ]  # fmt: skip
 KEYS = [(section, key) for section, values in OTHER.items() for key in values]
 
@@ -117,7 +120,9 @@ def test_all_origins_and_credentials_exclude_each_other(tmp_path: Path) -> None:
         load_settings(file)
 
 
-@pytest.mark.parametrize("name", ["DICE_TALK_SERVER__PRT", "DICE_TALK_SERVR__PORT", "DICE_TALK_SERVER_PORT"])
+@pytest.mark.parametrize(
+    "name", ["DICE_TALK_SERVER__PRT", "DICE_TALK_SERVR__PORT", "DICE_TALK_SERVER_PORT", "DICE_TALK_PORT"]
+)
 def test_misspelt_variables_are_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "1")
     with pytest.raises(SettingsError, match=name):
@@ -130,6 +135,25 @@ def test_a_file_that_is_no_settings_file(tmp_path: Path, content: str) -> None:
     file.write_text(content)
     with pytest.raises(SettingsError):
         load_settings(file)
+
+
+def test_a_section_may_be_empty(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("server:\n  # port: 9000\ntasks: {max_queue: 5}\n")
+    assert load_settings(file).tasks.max_queue == 5
+
+
+def test_the_directories_are_two(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("files: {upload_dir: both, output_dir: both}\n")
+    with pytest.raises(SettingsError, match="files: upload_dir and output_dir"):
+        load_settings(file)
+
+
+def test_a_list_in_the_environment_is_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DICE_TALK_SECURITY__CORS_ORIGINS", "https://a,https://b")
+    with pytest.raises(SettingsError, match="Lists are written as JSON"):
+        load_settings()
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from api.tasks import Submission
 from engines.base import Emotion, FaceBox, NoFaceError, SynthesisParams
 from media.errors import EncoderError
 from tests.scripted_engine import ScriptedEngine
+from tests.server import wait_for
 
 PARAMS = SynthesisParams(Emotion.HAPPY, 3.0, 6.0, False, 25, None, 25, 1, 1.0, 512, 0.5)
 HOUR = 3600.0
@@ -58,9 +59,7 @@ class World:
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Wait until a condition that a worker brings about holds."""
-        ready = self.manager._changed
-        with ready:
-            assert ready.wait_for(condition, 10), "it never came true"
+        wait_for(condition, 10)
 
     def finish(self, *task_ids: str) -> None:
         self.until(lambda: all(self.get(task_id).task.ended for task_id in task_ids))
@@ -97,6 +96,9 @@ def test_waiting_tasks_have_places_and_run_in_order(world: World) -> None:
     ids = [world.submit(seed) for seed in range(4)]
     world.engine.wait_begun()
     assert [world.get(task_id).queue_position for task_id in ids] == [None, 1, 2, 3]
+    twin = world.get(world.submit(0))
+    assert twin.queue_position == 4
+    assert twin.eta_seconds == pytest.approx(10)  # ready with the one that runs
     etas = [world.get(task_id).eta_seconds or 0 for task_id in ids]
     assert etas == pytest.approx([10, 20, 30, 40])
     world.engine.go_on()

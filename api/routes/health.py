@@ -4,35 +4,35 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends
 
+from api.errors import UnavailableError
 from api.models import Health, Probe, ServiceState
-from api.service import Service, service_of
+from api.openapi import error_responses
+from api.service import RETRY_SECONDS, Service, service_of
 
 router = APIRouter(prefix="/api/health", tags=["health"])
 
 
-@router.get("", summary="How the service is")
-async def health(service: Annotated[Service, Depends(service_of)]) -> Health:
-    """Always 200; `status` is `healthy` when jobs are taken now."""
+@router.head("", include_in_schema=False)
+@router.get("", summary="How the service is", responses=error_responses(500))
+def health(service: Annotated[Service, Depends(service_of)]) -> Health:
+    """Always 200; `status` is `healthy` when jobs are taken now. A full queue is healthy: it empties by itself."""
     return service.health()
 
 
-@router.get("/live", summary="Is the process alive?")
+@router.head("/live", include_in_schema=False)
+@router.get("/live", summary="Is the process alive?", responses=error_responses(500))
 async def live(service: Annotated[Service, Depends(service_of)]) -> Probe:
     """200 as long as the service answers at all."""
-    return Probe(status="ok", state=service.state)
+    return Probe(state=service.state)
 
 
-@router.get(
-    "/ready",
-    summary="Does it take jobs?",
-    responses={503: {"model": Probe, "description": "Starting, stopping or not set up."}},
-)
-async def ready(service: Annotated[Service, Depends(service_of)], response: Response) -> Probe:
+@router.head("/ready", include_in_schema=False)
+@router.get("/ready", summary="Does it take jobs?", responses=error_responses(500, 503))
+async def ready(service: Annotated[Service, Depends(service_of)]) -> Probe:
     """200 when jobs are taken, 503 otherwise."""
     state = service.state
-    if state is ServiceState.READY:
-        return Probe(status="ok", state=state)
-    response.status_code = 503
-    return Probe(status="unavailable", state=state)
+    if state is not ServiceState.READY:
+        raise UnavailableError(state, service.reason or "The service takes no jobs now.", RETRY_SECONDS)
+    return Probe(state=state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -9,13 +10,14 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import FileResponse
 
 from api.errors import ApiError
-from api.models import TaskAccepted, TaskStatus, TaskView
+from api.models import TaskAccepted, TaskView
 from api.openapi import error_responses, video_response
 from api.service import Service, service_of
 from api.submission import submit
 from api.task_manager import TaskReport
 
 PREFIX = "/api/v1/synthesis"
+_RANGE = re.compile(r"bytes=\s*(\d+-\d*|-\d+)(\s*,\s*(\d+-\d*|-\d+))*\s*")
 
 router = APIRouter(prefix=PREFIX, tags=["synthesis"])
 
@@ -48,7 +50,7 @@ async def start(request: Request, response: Response, service: Annotated[Service
     )
 
 
-@router.get("/{task_id}/status", summary="How far a task is", responses=error_responses(404, 410))
+@router.get("/{task_id}/status", summary="How far a task is", responses=error_responses(404, 410, 500))
 async def status(task_id: str, service: Annotated[Service, Depends(service_of)]) -> TaskView:
     """Poll until `status` is COMPLETED or FAILED."""
     return _view(service.tasks.get(task_id))
@@ -62,7 +64,7 @@ async def status(task_id: str, service: Annotated[Service, Depends(service_of)])
         200: video_response("The mp4."),
         206: video_response("The range that was asked for."),
         304: {"description": "The client has it already (If-None-Match)."},
-        **error_responses(404, 409, 410, 416),
+        **error_responses(404, 409, 410, 416, 500),
     },
 )
 async def download(task_id: str, request: Request, service: Annotated[Service, Depends(service_of)]) -> Response:
@@ -70,7 +72,7 @@ async def download(task_id: str, request: Request, service: Annotated[Service, D
     return _video(service, task_id, request)
 
 
-@router.head("/{task_id}/download", summary="The video's headers", responses=error_responses(404, 409, 410, 416))
+@router.head("/{task_id}/download", summary="The video's headers", responses=error_responses(404, 409, 410, 416, 500))
 async def download_head(task_id: str, request: Request, service: Annotated[Service, Depends(service_of)]) -> Response:
     """As GET, without the body."""
     return _video(service, task_id, request)
@@ -78,16 +80,25 @@ async def download_head(task_id: str, request: Request, service: Annotated[Servi
 
 def _video(service: Service, task_id: str, request: Request) -> Response:
     task = service.tasks.get(task_id).task
-    if task.status is TaskStatus.FAILED:
-        raise ApiError(409, task.error_code or "internal", "The task failed, so there is no video.", task.message)
+    if task.error_code is not None:
+        raise ApiError(409, task.error_code, "The task failed, so there is no video.", task.message)
     if task.result is None:
         raise ApiError(409, "not_finished", "The video is not ready yet.", f"The task is {task.status}.")
-    if not task.result.path.exists():
-        raise ApiError(410, "task_expired", "The video has been removed from the service's disk.")
     etag = f'"{task.result.sha256}"'
-    if etag in request.headers.get("if-none-match", ""):
+    known = request.headers.get("if-none-match", "")
+    if etag in known or known.strip() == "*":
         return Response(status_code=304, headers={"ETag": etag})
-    return FileResponse(task.result.path, media_type="video/mp4", filename="result.mp4", headers={"ETag": etag})
+    if not _RANGE.fullmatch(request.headers.get("range", "")):
+        # RFC 9110, 14.2: a range in other units, or one that makes no sense, is ignored.
+        request.scope["headers"] = [header for header in request.scope["headers"] if header[0] != b"range"]
+    try:
+        found = task.result.path.stat()
+    except FileNotFoundError:
+        raise ApiError(410, "task_expired", "The video has been removed from the service's disk.") from None
+    headers = {"ETag": etag}
+    return FileResponse(
+        task.result.path, media_type="video/mp4", filename="result.mp4", headers=headers, stat_result=found
+    )
 
 
 def _view(report: TaskReport) -> TaskView:

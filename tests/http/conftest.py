@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.media.speech import tone, write_wav
 from tests.scripted_engine import ScriptedEngine, noise_picture
-from tests.server import Running, make_settings, running
+from tests.server import Running, make_settings, running, wait_for
 
 START = "/api/v1/synthesis/start"
 
@@ -46,9 +46,14 @@ class Client:
     def finish(self, accepted: httpx.Response) -> dict[str, Any]:
         """Poll as a client does until the task has ended."""
         assert accepted.status_code == 202, accepted.text
-        while (body := self.http.get(accepted.json()["status_url"]).json())["status"] in ("PENDING", "PROCESSING"):
-            pass
-        return dict(body)
+        body: dict[str, Any] = {}
+
+        def ended() -> bool:
+            body.update(self.http.get(accepted.json()["status_url"]).json())
+            return body["status"] in ("COMPLETED", "FAILED")
+
+        wait_for(ended)
+        return body
 
 
 def check_error(response: httpx.Response, status: int, code: str) -> dict[str, Any]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.http.conftest import START, Client, check_error, png
 from tests.scripted_engine import ScriptedEngine
-from tests.server import make_settings, running
+from tests.server import make_settings, running, wait_for
 
 UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
@@ -102,6 +103,11 @@ def test_ranges_head_and_conditions(shared: Client, video_url: str) -> None:
     assert (head.status_code, head.content) == (200, b"")
     assert head.headers["content-length"] == str(len(whole.content))
     assert get(video_url, headers={"If-None-Match": etag}).status_code == 304
+    assert get(video_url, headers={"If-None-Match": "*"}).status_code == 304
+    for ignored in ("items=0-5", "bytes=abc", "bytes", "bytes=5"):  # as RFC 9110 wants it
+        assert get(video_url, headers={"Range": ignored}).status_code == 200
+    several = get(video_url, headers={"Range": "bytes=0-1,10-11"})
+    assert several.headers["content-type"].startswith("multipart/byteranges")
     beyond = get(video_url, headers={"Range": "bytes=99999999-"})
     check_error(beyond, 416, "range_not_satisfiable")
     assert beyond.headers["content-range"] == f"bytes */{len(whole.content)}"
@@ -109,16 +115,23 @@ def test_ranges_head_and_conditions(shared: Client, video_url: str) -> None:
 
 def test_download_before_the_end_and_after_a_failure(shared: Client) -> None:
     shared.engine.hold()
+    shared.engine.failures.append(RuntimeError("broken"))
     accepted = shared.start(seed=101)
     check_error(shared.http.get(accepted.json()["download_url"]), 409, "not_finished")
-    shared.engine.failures.append(RuntimeError("broken"))
     shared.engine.go_on()
-    shared.finish(accepted)
-    # The engine may have begun before the failure was scripted; the next one then fails.
-    failed = accepted if not shared.engine.failures else shared.start(seed=102)
-    assert shared.finish(failed)["status"] == "FAILED"
-    body = check_error(shared.http.get(failed.json()["download_url"]), 409, "internal")
+    status = shared.finish(accepted)
+    assert (status["status"], status["error_code"]) == ("FAILED", "internal")
+    body = check_error(shared.http.get(accepted.json()["download_url"]), 409, "internal")
     assert "log" in body["detail"]
+
+
+def test_a_video_that_somebody_removed(shared: Client) -> None:
+    accepted = shared.start(seed=103)
+    shared.finish(accepted)
+    for path in shared.run.service.outputs.directory.iterdir():
+        path.unlink()
+    check_error(shared.http.get(accepted.json()["download_url"]), 410, "task_expired")
+    assert shared.finish(shared.start(seed=103))["status"] == "COMPLETED"  # and it is made anew
 
 
 def test_unknown_addresses_methods_and_tasks(shared: Client) -> None:
@@ -142,9 +155,8 @@ def test_an_expired_task(tmp_path: Path, wav: bytes) -> None:
         client = Client(run, ScriptedEngine(), wav)
         accepted = client.start()
         assert accepted.status_code == 202
-        while (answer := run.client.get(accepted.json()["download_url"])).status_code in (200, 409):
-            pass
-        check_error(answer, 410, "task_expired")
+        wait_for(lambda: run.client.get(accepted.json()["download_url"]).status_code not in (200, 409))
+        check_error(run.client.get(accepted.json()["download_url"]), 410, "task_expired")
 
 
 def test_request_ids_go_in_and_out(shared: Client) -> None:
@@ -167,6 +179,7 @@ def test_every_task_and_request_is_in_the_log(shared: Client, caplog: pytest.Log
     assert own == ["accepted:", "started", "completed"]
     ids = accepted.headers["x-request-id"]
     assert sum(ids in line and f"POST {START} 202" in line for line in lines) == 1
+    assert any(line.startswith(f"Task {task_id} accepted") and line.endswith(f"[{ids}]") for line in lines)
     assert any(r"/nothing\n/here 404" in line for line in lines)
     assert not any("/status" in line for line in lines)  # polls are at DEBUG
     assert any("/status" in record.getMessage() for record in caplog.records)
@@ -179,6 +192,7 @@ def test_health_and_probes(shared: Client) -> None:
     assert body["gpu_available"] == (body["device"] is not None)
     assert body["queue"] == {"running": 0, "waiting": 0, "max_workers": 2, "max_queue": 100}
     assert body["disk_free_bytes"] > 0
+    assert [shared.http.head(f"/api/health{path}").status_code for path in ("", "/live", "/ready")] == [200] * 3
     assert shared.http.get("/api/health/live").json() == {"status": "ok", "state": "ready"}
     assert shared.http.get("/api/health/ready").json() == {"status": "ok", "state": "ready"}
 
@@ -191,7 +205,7 @@ def test_an_engine_that_cannot_start(tmp_path: Path, wav: bytes) -> None:
         assert health.json()["status"] == "unhealthy"
         assert (health.json()["state"], health.json()["reason"]) == ("setup_failed", "The weights are missing.")
         assert run.client.get("/api/health/live").status_code == 200
-        assert run.client.get("/api/health/ready").status_code == 503
+        check_error(run.client.get("/api/health/ready"), 503, "setup_failed")
         body = check_error(Client(run, engine, wav).start(), 503, "setup_failed")
         assert body["error"] == "The weights are missing."
 
@@ -199,39 +213,81 @@ def test_an_engine_that_cannot_start(tmp_path: Path, wav: bytes) -> None:
 def test_jobs_wait_for_an_engine_that_is_being_loaded(tmp_path: Path, wav: bytes) -> None:
     engine = ScriptedEngine()
     engine.loading.clear()
-    with running(make_settings(tmp_path), engine, wait_loaded=False) as run:
+    with running(make_settings(tmp_path), engine, wait_loaded=False) as run, ThreadPoolExecutor(1) as pool:
         assert run.client.get("/api/health").json()["state"] == "starting"
-        assert run.client.get("/api/health/ready").status_code == 503
-
-        def release() -> Iterator[bytes]:
-            """The last of the body goes out with the engine still being loaded."""
-            yield body[:-10]
-            yield body[-10:]
-            engine.loading.set()
-
-        request = httpx.Request(
-            "POST", run.url + START, data={"emotion": "happy"}, files={"image": png(), "audio": wav}
-        )
-        body = request.read()
-        headers = {"content-type": request.headers["content-type"]}
-        accepted = run.client.post(START, content=release(), headers=headers)
-        assert accepted.status_code == 202
+        check_error(run.client.get("/api/health/ready"), 503, "starting")
+        answer = pool.submit(Client(run, engine, wav).start)
+        wait_for(lambda: len(list((tmp_path / "uploads").glob("*.part"))) == 2)  # all of it has been received
+        assert not answer.done()
+        engine.loading.set()
+        assert answer.result(30).status_code == 202
     assert engine.closed
 
 
-def test_cors(tmp_path: Path) -> None:
-    def preflight(origins: list[str], credentials: bool = False) -> httpx.Response:
-        security = {"cors_origins": origins, "cors_credentials": credentials}
-        with running(make_settings(tmp_path, security=security), ScriptedEngine()) as run:
-            headers = {"Origin": "https://page.example", "Access-Control-Request-Method": "POST"}
-            failed = run.client.post(START, headers=headers)
-            assert failed.status_code == 415  # errors are readable for a page too
-            assert failed.headers.get("access-control-allow-origin") == allowed
-            return run.client.options(START, headers=headers)
+def test_an_engine_that_takes_too_long_to_load(tmp_path: Path, wav: bytes) -> None:
+    engine = ScriptedEngine()
+    engine.loading.clear()
+    with running(make_settings(tmp_path), engine, wait_loaded=False) as run:
+        run.service.engine_wait_seconds = 0.05
+        check_error(Client(run, engine, wav).start(), 503, "starting")
+        engine.loading.set()
 
-    allowed: str | None = "*"
-    assert "access-control-allow-credentials" not in preflight(["*"]).headers
-    allowed = "https://page.example"
-    assert preflight([allowed], credentials=True).headers["access-control-allow-credentials"] == "true"
-    allowed = None
-    check_error(preflight([]), 400, "bad_request")
+
+def test_health_is_answered_whatever_happened_to_the_disk(shared: Client) -> None:
+    outputs = shared.run.service.outputs.directory
+    moved = outputs.rename(outputs.with_name("moved"))
+    health = shared.http.get("/api/health")
+    moved.rename(outputs)
+    assert (health.status_code, health.json()["disk_free_bytes"]) == (200, None)
+
+
+def raw(client: Client, request: bytes) -> bytes:
+    """What the server answers to bytes that no library would send."""
+    address = (client.http.base_url.host, client.http.base_url.port or 0)
+    with socket.create_connection(address, timeout=10) as connection:
+        connection.sendall(request)
+        answer = b""
+        while chunk := connection.recv(65536):
+            answer += chunk
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status", "code"),
+    [
+        (b"nonsense\r\n\r\n", 400, "bad_request"),
+        (b"GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, "bad_request"),
+        (b"GET / HTTP/1.1\r\nA: " + b"b" * 100_000, 431, "headers_too_large"),
+        (b"GET /" + b"b" * 100_000, 431, "headers_too_large"),
+    ],
+)
+def test_what_is_no_http_has_the_same_shape(shared: Client, request_bytes: bytes, status: int, code: str) -> None:
+    head, _, body = raw(shared, request_bytes).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    answer = json.loads(body)
+    assert (set(answer), answer["code"]) == ({"error", "detail", "code", "request_id"}, code)
+    assert answer["request_id"].encode() in head
+
+
+def test_an_upgrade_is_no_way_in(shared: Client) -> None:
+    answer = shared.http.get("/api/health/live", headers={"Connection": "upgrade", "Upgrade": "websocket"})
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("origins", "credentials", "allowed"),
+    [(["*"], False, "*"), (["https://page.example"], True, "https://page.example"), ([], False, None)],
+)
+def test_cors(tmp_path: Path, origins: list[str], credentials: bool, allowed: str | None) -> None:
+    security = {"cors_origins": origins, "cors_credentials": credentials}
+    with running(make_settings(tmp_path, security=security), ScriptedEngine()) as run:
+        headers = {"Origin": "https://page.example", "Access-Control-Request-Method": "POST"}
+        failed = run.client.post(START, headers=headers)
+        assert failed.status_code == 415
+        assert failed.headers.get("access-control-allow-origin") == allowed  # a page can read errors too
+        preflight = run.client.options(START, headers=headers)
+        assert preflight.headers.get("access-control-allow-credentials") == ("true" if credentials else None)
+        if allowed is None:
+            check_error(preflight, 400, "bad_request")
+        else:
+            assert preflight.status_code == 200

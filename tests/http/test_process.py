@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ import httpx
 import pytest
 
 from media import video
+from tests.server import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -63,12 +63,6 @@ def answers(client: httpx.Client) -> bool:
         return client.get("/api/health/live").status_code == 200
     except httpx.TransportError:
         return False
-
-
-def wait_for(condition: Any, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
 
 
 def start(client: httpx.Client, audio: str = "speech_en.wav", **fields: object) -> dict[str, Any]:
@@ -204,6 +198,14 @@ def test_a_taken_port_is_said(tmp_path: Path) -> None:
         ended = run(tmp_path, "--host", "127.0.0.1", "--port", port)
     assert ended.returncode == 3
     assert port in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_two_services_do_not_share_directories(tmp_path: Path) -> None:
+    with server(tmp_path):
+        ended = run(tmp_path, "--host", "127.0.0.1", "--port", str(free_port()))
+    assert ended.returncode == 2
+    assert "another service uses this directory" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.http.conftest import Client, check_error
 from tests.scripted_engine import ScriptedEngine
-from tests.server import make_settings, running
+from tests.server import make_settings, running, wait_for
 
 
 def test_two_hundred_submits_against_a_queue_of_a_hundred(tmp_path: Path, wav: bytes) -> None:
@@ -16,7 +16,7 @@ def test_two_hundred_submits_against_a_queue_of_a_hundred(tmp_path: Path, wav: b
     engine.hold()
     with running(make_settings(tmp_path, tasks={"max_workers": 1, "max_queue": 100}), engine) as run:
         client = Client(run, engine, wav)
-        with ThreadPoolExecutor(20) as pool:
+        with ThreadPoolExecutor(200) as pool:
             answers = list(pool.map(lambda seed: client.start(seed=seed), range(200)))
         assert Counter(answer.status_code for answer in answers) == {202: 101, 429: 99}
         for refused in answers:
@@ -59,9 +59,8 @@ def test_while_draining_polls_are_answered_and_new_tasks_refused(tmp_path: Path,
         first, second = client.start(seed=1), client.start(seed=2)
         engine.wait_begun()
         draining = pool.submit(run.service.drain)
-        while (health := run.client.get("/api/health").json())["state"] != "draining":
-            pass
-        assert health["status"] == "unhealthy"
+        wait_for(lambda: run.client.get("/api/health").json()["state"] == "draining")
+        assert run.client.get("/api/health").json()["status"] == "unhealthy"
         assert run.client.get("/api/health/ready").status_code == 503
         check_error(client.start(seed=3), 503, "draining")
         interrupted = client.finish(second)

@@ -21,18 +21,16 @@ from api.file_store import FileStore
 from tests.http.conftest import START, Client, check_error, png
 from tests.media.speech import tone, write_mp3, write_wav
 from tests.scripted_engine import ScriptedEngine
-from tests.server import make_settings, running
+from tests.server import make_settings, running, wait_for
 
 MB = 1 << 20
 
 
 @pytest.fixture(autouse=True)
 def nothing_left(upload_dir: Path) -> Iterator[None]:
-    """A refused request leaves no file."""
-    before = set(upload_dir.iterdir())
+    """Whatever happened to a request, nothing half-received is left."""
     yield
-    new = set(upload_dir.iterdir()) - before
-    assert not [path.name for path in new if path.name.endswith(".part")]
+    assert not list(upload_dir.glob("*.part"))
 
 
 def picture(mode: str, size: tuple[int, int], kind: str = "PNG") -> bytes:
@@ -242,10 +240,8 @@ def test_a_client_that_goes_away_leaves_nothing(shared: Client, upload_dir: Path
     head = b'--x\r\nContent-Disposition: form-data; name="image"; filename="x"\r\n\r\n'
     with announce(shared, 5 * MB) as connection:
         connection.sendall(head + bytes(3 * MB))
-        while not list(upload_dir.glob("*.part")):
-            pass  # until the server has written the first of it
-    while list(upload_dir.glob("*.part")):
-        pass  # ends only when the server has removed it
+        wait_for(lambda: bool(list(upload_dir.glob("*.part"))))  # the server has written the first of it
+    wait_for(lambda: not list(upload_dir.glob("*.part")))  # and has removed it
 
 
 def test_limits_come_from_the_settings(tmp_path: Path, wav: bytes) -> None:
@@ -256,6 +252,21 @@ def test_limits_come_from_the_settings(tmp_path: Path, wav: bytes) -> None:
         small = picture("1", (64, 64))
         assert client.start(image=small).status_code == 202
         check_error(client.start(image=small, audio=wav + bytes(20_000)), 413, "too_large")
+
+
+def test_a_refusal_at_the_last_moment_leaves_no_files(tmp_path: Path, wav: bytes) -> None:
+    """The queue is full only when the files have already been stored."""
+    engine = ScriptedEngine()
+    engine.hold()
+    with running(make_settings(tmp_path, tasks={"max_workers": 1, "max_queue": 1}), engine) as run:
+        client = Client(run, engine, wav)
+        accepted = [client.start(seed=seed) for seed in range(2)]
+        kept = sorted((tmp_path / "uploads").iterdir())
+        run.service.check_open = lambda: None  # type: ignore[method-assign]  # as for a request that came a moment earlier
+        check_error(client.start(image=png(seed=9)), 429, "queue_full")
+        assert sorted((tmp_path / "uploads").iterdir()) == kept
+        engine.go_on()
+        assert {client.finish(answer)["status"] for answer in accepted} == {"COMPLETED"}
 
 
 def test_a_full_disk_is_said(shared: Client, monkeypatch: pytest.MonkeyPatch) -> None:
