@@ -81,7 +81,8 @@ def _add_form(schema: dict[str, Any], settings: Settings) -> None:
         "audio": _file("Speech, WAV or MP3", settings.files.max_audio_mb, "0.1 to 600 seconds"),
     }
     for name, field in form["properties"].items():
-        # "Number or null" becomes "number", with nothing filled in by the page: a form cannot send null.
+        # A form cannot send null: "number or null" becomes "number", and where there is no default an empty example
+        # keeps Swagger UI from filling in, and sending, the minimum.
         field.update(next((kind for kind in field.pop("anyOf", []) if kind.get("type") != "null"), {}))
         field.pop("default", None)
         field.pop("title", None)

@@ -1,0 +1,49 @@
+"""What health says of the GPU, with NVIDIA's library played by a stand-in: the machines of the tests have none."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pynvml
+import pytest
+
+from api.device import DeviceMonitor
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    def handle(index: int) -> int:
+        if index > 1:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_INVALID_ARGUMENT)
+        return index
+
+    monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", handle)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetName", lambda index: f"GPU {index}")
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", lambda index: SimpleNamespace(total=8 << 30, used=index))
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize(("device_id", "name"), [(0, "GPU 0"), (1, "GPU 1"), (2, None), (-1, None)])
+def test_the_device_is_the_one_of_the_settings(device_id: int, name: str | None) -> None:
+    device = DeviceMonitor(device_id).read()
+    assert (device and device.name) == name
+    assert device is None or (device.memory_total_bytes, device.memory_used_bytes) == (8 << 30, device_id)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_gpu_that_has_fallen_off_the_bus(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(_: int) -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
+
+    monitor = DeviceMonitor(0)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", lost)
+    assert monitor.read() is None
+
+
+def test_no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", missing)
+    assert DeviceMonitor(0).read() is None

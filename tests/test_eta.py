@@ -1,0 +1,25 @@
+"""Expected times: the estimate at first, the task's own speed later, what was learnt for the next."""
+
+from __future__ import annotations
+
+import pytest
+
+from api.eta import SpeedMeter
+
+
+def test_at_first_the_estimate_counts_then_the_tasks_own_speed() -> None:
+    meter = SpeedMeter()
+    assert meter.remaining(10, elapsed=0, progress=0) == 10
+    assert meter.remaining(10, elapsed=4, progress=0) == 6
+    assert meter.remaining(10, elapsed=4, progress=0.1) == pytest.approx((40 + 10) / 2 - 4)
+    assert meter.remaining(10, elapsed=4, progress=0.2) == pytest.approx(16)
+    assert meter.remaining(10, elapsed=30, progress=0) == 0  # late, but never less than nothing
+
+
+def test_it_learns_how_fast_the_machine_is() -> None:
+    meter = SpeedMeter()
+    for _ in range(30):
+        meter.learn(estimated=10, actual=25)
+    assert meter.total(4) == pytest.approx(10, rel=0.01)
+    meter.learn(estimated=0, actual=1)  # says nothing
+    assert meter.total(4) == pytest.approx(10, rel=0.01)
