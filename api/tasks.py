@@ -85,8 +85,8 @@ class Task:
     def completed(self, now: float, expires_at: float, result: Result) -> Task:
         """PROCESSING → COMPLETED."""
         return self._step(
-            TaskStatus.PROCESSING, now, status=TaskStatus.COMPLETED, progress=1.0, message="The video is ready.",
-            completed_at=now, expires_at=expires_at, result=result,
+            TaskStatus.PROCESSING, now, status=TaskStatus.COMPLETED, stage=Stage.ENCODING, progress=1.0,
+            message="The video is ready.", completed_at=now, expires_at=expires_at, result=result,
         )  # fmt: skip
 
     def failed(self, now: float, expires_at: float, code: TaskErrorCode, message: str) -> Task:
