@@ -27,6 +27,11 @@ MAX_YAW, WARN_YAW = math.radians(40), math.radians(25)
 MIN_EYE_RATIO = 0.27  # eye distance / face height: frontal faces have 0.34-0.41, a profile 0.22
 MIN_EYE_PIXELS, WARN_EYE_PIXELS = 12, 24
 
+UNCLEAR = (
+    "Something like a face is in the picture, but turned too far away, covered or unclear. "
+    "Please use a photograph in which the face looks at the camera."
+)
+
 Landmarks = NDArray[np.float32]
 """Shape (478, 3): x, y in pixels of the image they were found in, and depth in the same unit, smaller is nearer."""
 
@@ -62,10 +67,7 @@ class FaceFinder:
         faces, proposals = self._find(image)
         if not faces:
             if proposals:
-                raise NoFaceError(
-                    "Something like a face is in the picture, but turned too far away, covered or unclear. "
-                    "Please use a photograph in which the face looks at the camera."
-                )
+                raise NoFaceError(UNCLEAR)
             raise NoFaceError("No face was found in the picture. Please use a photograph with one clear, frontal face.")
         points = max(faces, key=_area)
         warnings = []
@@ -88,16 +90,22 @@ class FaceFinder:
             )
         if eye_pixels < WARN_EYE_PIXELS:
             warnings.append(f"The face is small (eyes {eye_pixels:.0f} pixels apart); the video will be blurred.")
-        return Portrait(face=_box_of(points), warnings=tuple(warnings))
+        face = _box_of(points)
+        if self._landmarks(image, face) is None:  # what the job will do must work, or be refused here
+            raise NoFaceError(UNCLEAR)
+        return Portrait(face=face, warnings=tuple(warnings))
 
     def landmarks(self, image: Image, face: FaceBox) -> Landmarks:
         """The landmarks of a face that `inspect` returned. Raises NoFaceError when the picture does not show it."""
-        side = max(face.right - face.left, face.bottom - face.top)
-        first = Region((face.left + face.right) / 2, (face.top + face.bottom) / 2, REGION_MARGIN * side, face.roll)
-        points = self._refined(image, first)
+        points = self._landmarks(image, face)
         if points is None:
             raise NoFaceError("The picture does not show the face that was found in it before.")
         return points
+
+    def _landmarks(self, image: Image, face: FaceBox) -> Landmarks | None:
+        side = max(face.right - face.left, face.bottom - face.top)
+        middle = (face.left + face.right) / 2, (face.top + face.bottom) / 2
+        return self._refined(image, Region(*middle, REGION_MARGIN * side, face.roll))
 
     def _find(self, image: Image) -> tuple[list[Landmarks], int]:
         """All faces the mesh confirms, and how many boxes BlazeFace proposed. Small faces need tiles."""

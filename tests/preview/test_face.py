@@ -50,6 +50,20 @@ def test_landmarks_of_the_found_face_lie_in_its_box(finder: FaceFinder, portrait
     assert points[33, 1] < points[1, 1] < points[13, 1]
 
 
+@pytest.mark.parametrize("degrees", range(0, 360, 30))
+def test_what_is_accepted_can_be_measured_again(finder: FaceFinder, portrait: Image, degrees: int) -> None:
+    """Upside down, the networks are unsure: such a picture is refused at once, or it works in the job too."""
+    height, width = portrait.shape[:2]
+    turn = cv2.getRotationMatrix2D((width / 2, height / 2), degrees, 0.8)
+    picture = np.asarray(cv2.warpAffine(portrait, turn, (width, height), borderMode=cv2.BORDER_REPLICATE), np.uint8)
+    try:
+        face = finder.inspect(picture).face
+    except NoFaceError:
+        assert 90 < degrees < 270
+    else:
+        assert finder.landmarks(picture, face).shape == (478, 3)
+
+
 def test_roll_follows_the_picture(finder: FaceFinder, portrait: Image) -> None:
     upright = finder.inspect(portrait).face.roll
     turned = finder.inspect(np.ascontiguousarray(np.rot90(portrait, 3))).face.roll
