@@ -66,7 +66,7 @@ def check_error(response: httpx.Response, status: int, code: str) -> dict[str, A
     assert body["code"] == code
     assert body["error"].endswith(".")
     assert body["request_id"] == response.headers["x-request-id"]
-    for secret in ("Traceback", "/work", "/tmp", "/home", ".py", "Error(", "object at"):
+    for secret in ("Traceback", "/root", "/tmp", "/home", ".py", "Error(", "object at"):
         assert secret not in response.text
     if status in (429, 503):
         assert int(response.headers["retry-after"]) >= 1
