@@ -23,14 +23,14 @@
 #   DICE_TALK_VENV             directory of the Python environment                (.venv)
 #   DICE_TALK_PYTHON           the Python to make it with                         (the first that will do)
 #   DICE_TALK_START_TIMEOUT    seconds that start waits for the engine            (900)
-#   DICE_TALK_STOP_TIMEOUT     seconds that stop waits before it kills            (60)
+#   DICE_TALK_STOP_TIMEOUT     seconds that stop waits before it kills            (tasks.shutdown_grace + 30)
 #   DICE_TALK_SECTION__KEY     any setting, such as DICE_TALK_SERVER__PORT=9000
 #
 # Exit codes
 #   0  done: stopped cleanly, running, healthy
 #   1  the service or the demo failed, or the service is not healthy
 #   2  wrong usage or a wrong setting
-#   3  the port is taken, or this checkout's service runs already
+#   3  the address is taken or unusable, or this checkout's service runs already
 #   4  no usable Python
 #   5  something could not be installed or fetched
 #   6  the engine could not be set up, for missing checkpoints for instance
@@ -43,10 +43,11 @@ source "$ROOT/scripts/environment.sh"
 
 readonly EXIT_FAILED=1 EXIT_USAGE=2 EXIT_TAKEN=3 EXIT_ENGINE=6 EXIT_NOT_RUNNING=7
 readonly PID_FILE=$ROOT/logs/server.pid # the service's process, and its URL on the second line
-readonly START_TIMEOUT=${DICE_TALK_START_TIMEOUT:-900} STOP_TIMEOUT=${DICE_TALK_STOP_TIMEOUT:-60}
+readonly START_TIMEOUT=${DICE_TALK_START_TIMEOUT:-900} STOP_TIMEOUT=${DICE_TALK_STOP_TIMEOUT:-}
 
 options=()                         # for the service, from the command line
 host="" port="" url="" pid=""      # where the service listens; its process, when another start_server.sh started it
+grace=30                           # seconds that the settings give running tasks when the service is stopped
 state="" engine="" reason=""       # what the service says about itself
 checkpoints=""                     # where the settings say that models lie
 server=""                          # the service's process, when this script started it
@@ -65,16 +66,17 @@ command_start() {
 }
 
 command_stop() {
-    local deadline=$((SECONDS + STOP_TIMEOUT))
+    local timeout deadline
     if ! find_running; then
         say "No service of this checkout is running."
         return
     fi
+    timeout=${STOP_TIMEOUT:-$((grace + 30))} deadline=$((SECONDS + timeout))
     say "Stopping the service (process $pid)."
     kill -TERM "$pid" || die "$EXIT_FAILED" "Process $pid belongs to somebody else."
     while is_service "$pid"; do
         if ((SECONDS >= deadline)); then
-            say "It has not ended within $STOP_TIMEOUT s: killing it."
+            say "It has not ended within $timeout s: killing it."
             kill -KILL "$pid" || true
             break
         fi
@@ -97,13 +99,17 @@ command_health() {
 }
 
 command_install() {
-    rm -f "$VENV"/.installed-* # so that the installer looks again
+    local stamp
+    for stamp in "$VENV"/.installed-*; do # emptied, so that the installer looks again
+        if [[ -e $stamp ]]; then : >"$stamp"; fi
+    done
     prepare
     say "Everything is installed in $VENV."
 }
 
 command_demo() {
     local result=0 demo
+    trap on_signal INT TERM HUP
     find_address
     if ! ask_health; then
         claim_checkout
@@ -150,6 +156,7 @@ claim_checkout() {
 # Starts the service and waits until its engine is loaded, or has proved not to be loadable.
 launch() {
     check_port
+    { : >"$PID_FILE.new"; } 2>/dev/null || die "$EXIT_FAILED" "Cannot write to $ROOT/logs: is it read-only, or the disk full?"
     export OPENBLAS_NUM_THREADS=${OPENBLAS_NUM_THREADS:-1} # more of them would only spin beside the renderer's threads
     trap on_signal INT TERM HUP
     trap on_exit EXIT
@@ -164,7 +171,7 @@ launch() {
         if is_service "$server"; then break; fi
         sleep 0.02 || true
     done
-    printf '%s\n' "$server" "$url" >"$PID_FILE.new"
+    printf '%s\n' "$server" "$url" "$grace" >"$PID_FILE.new"
     mv -f "$PID_FILE.new" "$PID_FILE" || true # Ctrl-C ends it too
     await_engine
 }
@@ -179,10 +186,11 @@ try:
     with socket.socket(family, kind) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(address)
-except OSError as problem:
-    if problem.errno == errno.EADDRINUSE:
+except (OSError, UnicodeError) as problem:
+    if getattr(problem, "errno", None) == errno.EADDRINUSE:
         sys.exit(f"Port {port} is taken by another program. Choose another: ./start_server.sh --port {port % 65535 + 1}")
-    sys.exit(f"The service cannot listen on {host}, port {port}: {problem.strerror}.")
+    reason = getattr(problem, "strerror", None) or problem
+    sys.exit(f"The service cannot listen on {host}, port {port}: {reason}.")
 ' "$host" "$port" || exit "$EXIT_TAKEN"
 }
 
@@ -258,9 +266,9 @@ stop_server() {
 find_running() {
     local written=()
     if [[ ! -e $PID_FILE ]]; then return 1; fi
-    mapfile -t written <"$PID_FILE"
+    mapfile -t written <"$PID_FILE" # process, URL, shutdown grace
     if [[ ${written[0]-} =~ ^[0-9]+$ ]] && is_service "${written[0]}"; then
-        pid=${written[0]} url=${written[1]-}
+        pid=${written[0]} url=${written[1]-} grace=${written[2]:-$grace}
         return
     fi
     say "Removing $PID_FILE: its process has gone."
@@ -290,7 +298,8 @@ find_address() {
 read_address() {
     local answer
     answer=$("$VENV/bin/python" -m api.options "${options[@]}") || exit
-    read -r host port engine checkpoints <<<"$answer"
+    mapfile -t answer <<<"$answer"
+    host=${answer[0]} port=${answer[1]} engine=${answer[2]} checkpoints=${answer[3]} grace=${answer[4]}
     case $host in
         0.0.0.0) url=http://127.0.0.1:$port ;;
         ::) url="http://[::1]:$port" ;;
@@ -356,6 +365,13 @@ while (($#)); do
     esac
     shift 2
 done
+for seconds in "$START_TIMEOUT" "${STOP_TIMEOUT:-0}"; do
+    [[ $seconds =~ ^[0-9]+$ ]] || usage "DICE_TALK_START_TIMEOUT and DICE_TALK_STOP_TIMEOUT are whole seconds, not $seconds."
+done
+if [[ -n ${DICE_TALK_CONFIG:-} ]]; then DICE_TALK_CONFIG=$(absolute "$DICE_TALK_CONFIG"); fi
+# As the first process of a container, this script would not hear TERM at all without a trap.
+trap 'exit 143' TERM
+trap 'exit 130' INT
 cd -- "$ROOT"
 case $command in
     start | stop | status | health | install | demo | help) "command_$command" ;;

@@ -121,6 +121,8 @@ def main() -> int:
             wait(url, task_id)
             download(url, task_id, options.output)
             print(f"The video is {options.output.resolve()} ({options.output.stat().st_size} bytes).")
+    except KeyboardInterrupt:
+        print("Stopped; the task goes on without us.", file=sys.stderr)
     except requests.ConnectionError:
         print(f"No connection to {url}. Does the service run? ./start_server.sh starts it.", file=sys.stderr)
     except (SmokeTestError, OSError) as error:

@@ -1,11 +1,13 @@
 """The command line of the service. `python -m api.options` prints where it leads, without loading the service:
 
-host, port, engine setting and checkpoint directory on one line, for start_server.sh. Exit code 2: wrong settings.
+host, port, engine setting, checkpoint directory and shutdown grace in whole seconds, each on a line of its own, for
+start_server.sh. Exit code 2: wrong settings.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from pathlib import Path
@@ -36,7 +38,11 @@ def main() -> int:
     except SettingsError as error:
         print(f"The settings are wrong.\n{error}", file=sys.stderr)
         return 2
-    print(settings.server.host, settings.server.port, settings.synthesis.engine, settings.files.checkpoint_dir)
+    print(settings.server.host)
+    print(settings.server.port)
+    print(settings.synthesis.engine)
+    print(settings.files.checkpoint_dir)
+    print(math.ceil(settings.tasks.shutdown_grace))
     return 0
 
 

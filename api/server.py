@@ -1,6 +1,7 @@
 """The application, and `python -m api.server`.
 
-Exit codes: 0 stopped cleanly, 1 stopped with a task still running, 2 wrong settings, 3 the address is taken.
+Exit codes: 0 stopped cleanly, 1 stopped with a task still running, 2 wrong settings, 3 the address is taken or
+unusable.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from media.errors import MediaError
 
 logger = logging.getLogger("api.server")
 
+_BACKLOG = 2048  # connections that wait to be accepted
 _SWEEP_SECONDS = 60.0
 _EXIT_SECONDS = 30.0  # for open requests to end, once all tasks have
 _DESCRIPTION = """\
@@ -146,9 +148,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     host, port = settings.server.host, settings.server.port
     try:
-        listener = bind(host, port)
-    except OSError as error:
-        print(f"Cannot listen on {host} port {port}: {error.strerror}. Choose another with --port.", file=sys.stderr)
+        listener = listen(host, port)
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be one
+        reason = getattr(error, "strerror", None) or error
+        print(f"Cannot listen on {host} port {port}: {reason}. Choose another with --port.", file=sys.stderr)
         return 3
     try:
         configure_logging(settings)
@@ -164,13 +167,14 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A socket bound to the address, not listening yet. Raises OSError."""
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens at the address: until it does, another service can bind it too. Raises OSError."""
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen(_BACKLOG)
     except OSError:
         listener.close()
         raise

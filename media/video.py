@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -136,6 +136,7 @@ class VideoWriter:
                 with suppress(av.FFmpegError):
                     self._container.close()
         finally:
+            self._audio_frames.close()  # and with it the speech file
             self._part.unlink(missing_ok=True)
 
     def _finish(self) -> None:
@@ -156,7 +157,7 @@ class VideoWriter:
         if abs(info.video_seconds - info.audio_seconds) > max(1 / self._fps, 2 * _AAC_FRAME / self._rate):
             raise EncoderError("The picture and the sound of the video are not of the same length.")
 
-    def _read_audio(self) -> Iterator[av.AudioFrame]:
+    def _read_audio(self) -> Generator[av.AudioFrame]:
         blocks = audio.read_blocks(
             self._source, self._rate, seconds=self._seconds, block_seconds=_AAC_FRAME / self._rate
         )

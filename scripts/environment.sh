@@ -53,8 +53,10 @@ environment_is_sound() {
 make_environment() {
     local python
     if [[ -n "$(ls -A "$VENV")" ]]; then
-        [[ -e $VENV/pyvenv.cfg || $VENV == "$ROOT/.venv" ]] ||
-            die "$EXIT_PYTHON" "$VENV is not a Python environment: DICE_TALK_VENV must name one, or an empty directory."
+        # Only what these scripts made is ever emptied.
+        [[ $VENV == "$ROOT/.venv" ]] || compgen -G "$VENV/.install*" >/dev/null ||
+            die "$EXIT_PYTHON" "$VENV holds other things, or an environment that cannot be used." \
+                "DICE_TALK_VENV must name an environment made by these scripts, or an empty directory."
         say "$VENV is incomplete, was moved, or has lost its Python: making it anew."
     fi
     python=$(find_python) || exit

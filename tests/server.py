@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import uvicorn
 
-from api.server import bind, create_app, http_config
+from api.server import create_app, http_config, listen
 from api.service import Service
 from api.settings import Settings
 from engines.base import Engine
@@ -50,10 +50,9 @@ class Running:
 def running(settings: Settings, engine: Engine | None = None, *, wait_loaded: bool = True) -> Iterator[Running]:
     """Serve in a thread until the context ends."""
     app = create_app(settings, engine)
-    listener = bind("127.0.0.1", 0)
+    listener = listen("127.0.0.1", 0)
     server = uvicorn.Server(http_config(app))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    listener.listen(512)
     thread.start()
     service: Service = app.state.service
     run = Running(service, f"http://127.0.0.1:{listener.getsockname()[1]}")

@@ -46,7 +46,7 @@ def test_printing_where_it_leads(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["options", "--config", config, "--port", "5"])
     assert main() == 0
-    assert capsys.readouterr().out == f"127.0.0.2 5 preview {PROJECT_ROOT / 'checkpoints'}\n"
+    assert capsys.readouterr().out == f"127.0.0.2\n5\npreview\n{PROJECT_ROOT / 'checkpoints'}\n30\n"
     monkeypatch.setattr(sys, "argv", ["options", "--config", "/nothing.yaml"])
     assert main() == 2
     assert "/nothing.yaml does not exist" in capsys.readouterr().err

@@ -26,6 +26,7 @@ REGION_MARGIN = 1.5  # side of the mesh's square region, in box sizes
 MAX_YAW, WARN_YAW = math.radians(40), math.radians(25)
 MIN_EYE_RATIO = 0.27  # eye distance / face height: frontal faces have 0.34-0.41, a profile 0.22
 MIN_EYE_PIXELS, WARN_EYE_PIXELS = 12, 24
+MAX_FACES = 12  # of a crowd only the largest are looked at
 
 UNCLEAR = (
     "Something like a face is in the picture, but turned too far away, covered or unclear. "
@@ -81,7 +82,7 @@ class FaceFinder:
             )
         if eye_pixels < MIN_EYE_PIXELS:
             raise NoFaceError(
-                f"The face in the picture is too small: its eyes are {eye_pixels:.0f} pixels apart, "
+                f"The face in the picture is too small: its eyes are {eye_pixels:.1f} pixels apart, "
                 f"at least {MIN_EYE_PIXELS} are needed. Please use a closer or larger photograph."
             )
         if abs(yaw) > WARN_YAW:
@@ -114,7 +115,7 @@ class FaceFinder:
             found = self._detector.detect(image, divisor)
             proposals += len(found)
             faces: list[Landmarks] = []
-            for detection in found:
+            for detection in sorted(found, key=_box_area, reverse=True)[:MAX_FACES]:
                 points = self._refined(image, _region_of(detection))
                 if points is not None and not any(_same_face(points, other) for other in faces):
                     faces.append(points)
@@ -145,6 +146,11 @@ class FaceFinder:
             # Copied: the outputs are the network's own memory, and the next call overwrites them.
             logit, points = (np.array(blob, np.float32) for blob in self._mesh.forward(["Identity_1", "Identity"]))
         return logit, points
+
+
+def _box_area(detection: Detection) -> float:
+    left, top, right, bottom = detection.box
+    return float((right - left) * (bottom - top))
 
 
 def _same_face(one: Landmarks, other: Landmarks) -> bool:

@@ -13,7 +13,7 @@ from engines.preview.sampling import look
 from engines.preview.shape import FaceShape, Points
 
 NODES = 129  # per side
-INVERT_STEPS, INVERT_DAMPING = 8, 0.55  # undamped, the iteration diverges where a stretch exceeds 1
+INVERT_STEPS, INVERT_DAMPING = 8, 0.55  # undamped it diverges where a stretch exceeds 1; this holds at all scales
 
 Field = NDArray[np.float32]
 """Displacements in grid steps, shape (NODES, NODES, 2)."""

@@ -74,6 +74,7 @@ def expression_gain(params: SynthesisParams) -> float:
 
 def mouth_gain(params: SynthesisParams) -> float:
     """How far the mouth moves in speech: 1 at the default scales without an emotion."""
+    # Identity holds the mouth back a little; emo_scale drives it too, so that it acts on a neutral face as well.
     scales = (1.06 - 0.02 * params.ref_scale) * (0.85 + 0.025 * params.emo_scale)
     return MOUTH_FACTOR.get(params.emotion, 1.0) * scales
 

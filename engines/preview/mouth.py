@@ -53,7 +53,8 @@ def _mix(levels: Levels, phone: dict[str, Track], known: Track) -> MouthTracks:
     spectral = _spectral(levels)
     shape = {name: share * phone[name] + (1 - share) * spectral[name] for name in ("jaw", "lip", "wide", "round")}
     shape = {name: smooth(_earlier(track), 0.038) for name, track in shape.items()}
-    # A closure is short: smoothed like a vowel it would never be reached.
+    # A closure is short: smoothed like a vowel it would never be reached. The gains are those at which the lips of
+    # rendered frames meet; with less than 1.4, and more of the jaw or of rounding left, a slit stayed open.
     close = np.clip(smooth(_earlier(phone["close"]), 0.018) * 1.40, 0, 1)
     bite = np.clip(smooth(_earlier(phone["bite"]), 0.022) * 1.20, 0, 1)
     loud, gate = levels.loudness, levels.gate

@@ -15,6 +15,7 @@ Plane = NDArray[np.float32]
 THROAT, TONGUE, TEETH = (52, 20, 20), (150, 70, 68), (236, 226, 212)  # RGB under good light
 USUAL_SKIN = (205, 165, 143)  # whose tint counts as white light
 LUMA = np.array([0.299, 0.587, 0.114])
+FULL_COLOUR = 24  # between the strongest and the weakest channel of skin in a colour photograph, at the least
 
 # Lengths in face units, widths in half mouth widths.
 UPPER_TEETH_RISE, UPPER_TEETH_HEIGHT, UPPER_TEETH_WIDTH = 0.035, 0.115, 0.80
@@ -33,7 +34,9 @@ class MouthInterior:
     def __init__(self, shape: FaceShape, picture: Image) -> None:
         """Measure the light on the skin; `picture` is what the shape was measured in."""
         self._half = shape.mouth_half_width
-        self._light = _skin_light(shape, picture)
+        skin = _skin(shape, picture)
+        self._light = _light_on(skin)
+        self._saturation = min(1.0, float(np.ptp(skin)) / FULL_COLOUR)  # a black and white portrait stays one
         self._own_teeth = shape.mouth_open
 
     def draw(
@@ -59,7 +62,9 @@ class MouthInterior:
             height = UPPER_TEETH_HEIGHT * (1 - 0.22 * np.minimum(across**2, 1.5))
             self._teeth(colour, across, skull_v + UPPER_TEETH_RISE, height=height, light=1.0, alpha=0.95)
         shade = 0.62 + 0.38 * _ramp(0, SHADE_DEPTH, v - upper)
-        return np.asarray(np.clip(colour * shade[..., None] * self._light, 0, 255), np.float32)
+        lit = colour * shade[..., None] * self._light
+        grey = (lit @ LUMA)[..., None]
+        return np.asarray(np.clip(grey + self._saturation * (lit - grey), 0, 255), np.float32)
 
     def _teeth(
         self,
@@ -89,14 +94,18 @@ def _ramp(low: ArrayLike, high: ArrayLike, x: ArrayLike) -> Plane:
     return np.asarray(np.clip(np.subtract(x, low) / np.subtract(high, low), 0, 1), np.float32)
 
 
-def _skin_light(shape: FaceShape, picture: Image) -> NDArray[np.float32]:
-    """The light on the face as factors (3,) for colours under good light: how bright, 0.5..1, and of what tint."""
+def _skin(shape: FaceShape, picture: Image) -> NDArray[np.float64]:
+    """The colour (3,) of the skin."""
     height, width = picture.shape[:2]
     places = shape.to_pixels(shape.points[list(lm.SKIN_SAMPLES)]).round().astype(int)
     inside = ((places >= 0) & (places < (width, height))).all(axis=1)
     if not inside.any():
-        return np.ones(3, np.float32)
-    skin = np.median(picture[places[inside, 1], places[inside, 0]].astype(np.float64), axis=0)
+        return np.array(USUAL_SKIN, np.float64)
+    return np.asarray(np.median(picture[places[inside, 1], places[inside, 0]].astype(np.float64), axis=0))
+
+
+def _light_on(skin: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The light on the face as factors (3,) for colours under good light: how bright, 0.5..1, and of what tint."""
     usual = np.array(USUAL_SKIN, np.float64)
     tint = (np.maximum(skin, 1) / max(skin @ LUMA, 1)) / (usual / (usual @ LUMA))
     factors = np.clip(skin @ LUMA / 160, 0.5, 1.0) * np.clip(tint**0.6, 0.75, 1.25)

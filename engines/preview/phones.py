@@ -1,6 +1,6 @@
 """Second pass over the speech: which sounds are spoken, by pocketsphinx's English phone loop, in blocks of 30 s.
 
-Speech in other languages gets the nearest English sounds: plausible shapes, not exact ones. Lip closures are right.
+Speech in other languages gets the nearest English sounds: plausible shapes, not exact ones.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from engines.preview.tracks import RATE, Track
 from media.audio import read_blocks
 
 BLOCK_SECONDS = 30
+SHORTEST = 10  # hundredths; the recogniser makes nothing of less
 SEARCH_SECONDS = 5  # a block ends in the quietest moment of its last seconds
 PEAK = 0.8  # level the recogniser gets the recording at
 
@@ -86,7 +87,7 @@ def _blocks(path: Path, seconds: float, levels: Levels, check: Callable[[], None
         held.append(second)
         if sum(map(len, held)) >= BLOCK_SECONDS * SAMPLE_RATE:
             first = done + (BLOCK_SECONDS - SEARCH_SECONDS) * RATE
-            search = levels.loudness[first : done + BLOCK_SECONDS * RATE]
+            search = levels.loudness[first : done + BLOCK_SECONDS * RATE - SHORTEST]
             cut = first + int(search.argmin()) - done if len(search) else BLOCK_SECONDS * RATE
             samples = np.concatenate(held)
             yield samples[: cut * HOP]
@@ -119,5 +120,5 @@ def _phones(decoder: Any, samples: NDArray[np.int16]) -> Iterator[tuple[str, int
     decoder.start_utt()
     decoder.process_raw(samples.tobytes(), no_search=False, full_utt=True)
     decoder.end_utt()
-    for segment in decoder.seg():
+    for segment in decoder.seg() or ():  # None where nothing at all was recognised
         yield segment.word, segment.start_frame, segment.end_frame

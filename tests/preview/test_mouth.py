@@ -120,6 +120,20 @@ def test_a_cut_between_blocks_loses_nothing(tmp_path: Path) -> None:
     assert first @ fifth / max(first.sum(), fifth.sum()) > 0.6
 
 
+@pytest.mark.parametrize("kind", ["noise", "tone", "speech over a tone"])
+def test_thirty_seconds_without_a_pause(tmp_path: Path, kind: str) -> None:
+    """The quietest moment of such a recording is its very end, which leaves next to nothing for another block."""
+    count = 30 * RATE
+    tone = 0.2 * np.sin(2 * np.pi * 180 * np.arange(count) / RATE)
+    samples = {
+        "noise": np.random.default_rng(1).standard_normal(count) * 0.1,
+        "tone": tone,
+        "speech over a tone": tone + np.resize(speech(), count),
+    }[kind]
+    tracks = mouth.analyse(write(tmp_path / "s.wav", samples), 30.0)
+    assert len(tracks.jaw) == 3000
+
+
 def test_memory_does_not_grow_with_the_samples(tmp_path: Path) -> None:
     """Ten minutes are 38 MB of float samples; the first pass keeps a few hundred bytes per tenth of a second."""
     path = write(tmp_path / "ten_minutes.wav", np.tile(speech()[: 4 * RATE], 150))
