@@ -201,6 +201,22 @@ def test_a_taken_port_is_said(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
+def test_of_two_services_started_at_once_one_has_the_port(tmp_path: Path) -> None:
+    port = str(free_port())
+    command = [sys.executable, "-m", "api.server", "--host", "127.0.0.1", "--port", port]
+    pair = [
+        subprocess.Popen(command, cwd=ROOT, env=environment(tmp_path / name), stderr=subprocess.DEVNULL)
+        for name in ("one", "two")
+    ]
+    try:
+        wait_for(lambda: any(process.poll() is not None for process in pair))
+        assert [process.poll() for process in pair if process.poll() is not None] == [3]
+    finally:
+        for process in pair:
+            process.kill()
+            process.wait()
+
+
 def test_two_services_do_not_share_directories(tmp_path: Path) -> None:
     with server(tmp_path):
         ended = run(tmp_path, "--host", "127.0.0.1", "--port", str(free_port()))

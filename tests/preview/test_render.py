@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from engines.preview.badge import Badge
 from engines.preview.face import FaceFinder
 from engines.preview.frame import Still
 from engines.preview.render import Renderer
-from engines.preview.rig import Rig
+from engines.preview.rig import Rig, build
 from tests.preview.conftest import pose
 
 LIVELY = pose(jaw=0.5, lip=0.3, close=1, smile=0.6, brow_up=0.5, yaw=0.08, pitch=-0.05, roll=0.04, shift_x=0.02)
@@ -107,6 +109,13 @@ def test_a_blink_hides_the_eyes(renderer: Renderer, still: Still, rig: Rig) -> N
         reach = round(0.03 * rig.shape.unit)
         here = (slice(y - reach, y + reach + 1), slice(x - reach, x + reach + 1))
         assert shut[here].mean() > open_eyes[here].mean() + 40
+
+
+def test_a_black_and_white_portrait_stays_one(still: Still) -> None:
+    grey = np.repeat(cv2.cvtColor(still.picture, cv2.COLOR_RGB2GRAY)[..., np.newaxis], 3, axis=2)
+    colourless = replace(still, picture=np.asarray(grey, np.uint8))
+    frame = Renderer(colourless, build(colourless)).frame(pose(close=1, jaw=0.9, lip=0.3)).astype(int)
+    assert np.ptp(frame, axis=2).max() <= 2
 
 
 def test_an_open_mouth_is_dark_or_teeth_inside(renderer: Renderer, rig: Rig, still: Still) -> None:

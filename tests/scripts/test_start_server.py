@@ -192,3 +192,13 @@ def start_task(checkout: Checkout) -> None:
     assert task.status_code == 202
     status = f"{checkout.url}/api/v1/synthesis/{task.json()['task_id']}/status"
     assert eventually(lambda: httpx.get(status, timeout=30).json()["status"] == "PROCESSING")
+
+
+def test_ctrl_c_ends_a_demo_and_leaves_the_service_that_ran_before(checkout: Checkout) -> None:
+    checkout.launch().await_text("Ctrl-C stops it.")
+    demo = checkout.launch("demo")
+    demo.await_text("Task ")
+    demo.signal_group(signal.SIGINT)
+    assert demo.await_end() == 1  # and none of its processes is left
+    assert "The video is" not in demo.output
+    assert checkout.run("status")[0] == 0
