@@ -146,7 +146,7 @@ def test_repeated_fields(shared: Client) -> None:
     assert sorted(problem["field"] for problem in body["errors"]) == ["emotion", "image"]
 
 
-@pytest.mark.parametrize("name", ["../../etc/passwd", "a\x00b.png", "/root/x.png", "..\\x", "x" * 3000, "肖像.png", ""])
+@pytest.mark.parametrize("name", ["../../etc/passwd", "a\x00b.png", "/etc/x.png", "..\\x", "x" * 3000, "肖像.png", ""])
 def test_names_from_the_client_never_touch_the_disk(shared: Client, upload_dir: Path, name: str) -> None:
     quoted = name.replace("\x00", "%00")
     files: Any = {"image": (quoted, png(), "text/html"), "audio": (quoted, shared.wav)}
