@@ -26,13 +26,12 @@ _OVERHEAD = 1 << 20  # bytes of a body beside its files: part headers, text fiel
 _FLUSH = 1 << 19  # bytes held in memory before they are written
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class FilePart:
-    """A file as it was received: `path` is temporary, `size` in bytes, `sha256` of its content."""
+    """A file as it was received: `path` is temporary, `sha256` of its content."""
 
     path: Path
-    size: int = 0
-    sha256: str = ""
+    sha256: str
 
 
 @dataclass(slots=True)
@@ -216,7 +215,7 @@ class _FileSink:
         self.flush()
         if self._file is not None:
             self._file.close()
-        return FilePart(self._path, self.size, self._hash.hexdigest())
+        return FilePart(self._path, self._hash.hexdigest())
 
     def discard(self) -> None:
         self._path.unlink(missing_ok=True)

@@ -49,8 +49,13 @@ def probe(path: Path) -> ImageInfo:
 
 def load(path: Path) -> NDArray[np.uint8]:
     """Decode the whole picture: upright RGB (height, width, 3). Raises UnsupportedMediaError, InvalidImageError."""
-    probe(path)
-    with _open(path) as image, _damaged_means_invalid():
+    with _open(path) as image:
+        _check_size(*image.size)  # before anything of that size is allocated
+        return _decode(image)
+
+
+def _decode(image: ImageFile) -> NDArray[np.uint8]:
+    with _damaged_means_invalid():
         image.load()
         width, height = image.size
         pixels = np.empty((height, width, 3), np.uint8)

@@ -50,7 +50,7 @@ OVAL = (
 EYE_OUTER_RIGHT, EYE_OUTER_LEFT = 33, 263
 EYE_INNER_RIGHT, EYE_INNER_LEFT = 133, 362
 EAR_RIGHT, EAR_LEFT = 234, 454
-FOREHEAD, CHIN, UNDER_NOSE = 10, 152, 2
+FOREHEAD, CHIN = 10, 152
 NOSTRIL_RIGHT, NOSTRIL_LEFT = 48, 278
 
 # Clear skin on forehead, cheeks and chin, for the brightness of the face.

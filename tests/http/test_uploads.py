@@ -242,6 +242,7 @@ def test_a_client_that_goes_away_leaves_nothing(shared: Client, upload_dir: Path
         connection.sendall(head + bytes(3 * MB))
         wait_for(lambda: bool(list(upload_dir.glob("*.part"))))  # the server has written the first of it
     wait_for(lambda: not list(upload_dir.glob("*.part")))  # and has removed it
+    assert shared.start().status_code == 202  # and goes on
 
 
 def test_limits_come_from_the_settings(tmp_path: Path, wav: bytes) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import struct
 import tracemalloc
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -147,21 +149,52 @@ def test_the_limits_of_rates_and_channels(tmp_path: Path) -> None:
         assert sum(map(len, audio.read_blocks(path, 16000))) == pytest.approx(3200, abs=2)
 
 
-@settings(max_examples=200, deadline=2000)
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Fail, rather than hang, when what is inside does not end."""
+
+    def late(*_: object) -> None:
+        raise AssertionError(f"not done after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_chunk_that_points_back_at_itself_does_not_hang(tmp_path: Path) -> None:
+    """After an odd ds64 chunk FFmpeg goes on at once, and aligns the chunks after the next.
+
+    A reader that pads sees the JUNK one byte later, as an empty chunk, and the LIST in it that reaches to the trap: a
+    format shorter than one can be, at the end of the file. Going on from its contents leads back to its own header.
+    """
+    wav = write_wav(tmp_path / "s", tone(0.5, 8000), 8000).read_bytes()
+    ds64 = b"ds64" + struct.pack("<IQQQ", 25, len(wav), len(wav) - 44, 4000) + b"\0"
+    junk = b"JUNK" + struct.pack("<I", 10) + b"\0LIST" + struct.pack("<I", 2 + len(wav) - 12 + 8) + b"\0" + b"\0"
+    trap = b"JUNK" + struct.pack("<I", 8) + b"fmt " + struct.pack("<I", 8)
+    path = tmp_path / "trap"
+    path.write_bytes(b"RF64" + wav[4:12] + ds64 + junk + wav[12:] + trap)
+    with at_most(10):
+        assert audio.probe(path).seconds == pytest.approx(0.5)
+
+
+@settings(max_examples=200, deadline=None)
 @given(
     chunks=st.lists(st.tuples(st.sampled_from([b"fmt ", b"data", b"LIST", b"ds64"]), st.integers(0, 40)), max_size=6)
 )
-def test_chunks_that_lie_about_their_size_end(
+def test_chunks_that_lie_about_their_size(
     tmp_path_factory: pytest.TempPathFactory, chunks: list[tuple[bytes, int]]
 ) -> None:
-    """The headers are walked to their end, whatever they declare; the deadline is what is tested."""
     path = write_wav(tmp_path_factory.getbasetemp() / "chunks", tone(0.2, 8000), 8000)
     content = path.read_bytes()
     lies = b"".join(name + struct.pack("<I", size) for name, size in chunks)
     for changed in (content[:12] + lies + content[12:], content + lies, b"RF64" + content[4:] + lies):
         path.write_bytes(changed)
-        with suppress(InvalidAudioError, UnsupportedMediaError):
-            audio.probe(path)
+        with at_most(10), suppress(InvalidAudioError, UnsupportedMediaError):
+            assert audio.probe(path).seconds >= audio.MIN_SECONDS
 
 
 def test_only_pcm_in_wav(tmp_path: Path) -> None:
