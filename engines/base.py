@@ -96,8 +96,15 @@ class SynthesisJob:
     params: SynthesisParams
 
 
-Report = Callable[[Stage, float, str], None]
-"""report(stage, fraction of that stage 0..1, a sentence for the client)."""
+class Report(Protocol):
+    """How an engine tells what it is doing."""
+
+    def __call__(self, stage: Stage, fraction: float, message: str, remaining: float | None = None, /) -> None:
+        """`fraction` of the stage is done (0..1); `message` is a sentence for the client.
+
+        `remaining`: seconds until the video is ready, where the engine knows better than the share of the stages done.
+        """
+
 
 Cancelled = Callable[[], bool]
 """True once the job should stop; polled at least once per denoising step or rendered chunk."""
@@ -127,6 +134,24 @@ class JobCancelledError(EngineError):
     code = "cancelled"
 
 
+class TooLargeError(EngineError):
+    """The job cannot fit this device: the sentence has the numbers, and what would fit."""
+
+    code = "too_large"
+
+
+class GpuOutOfMemoryError(EngineError):
+    """The GPU ran out of memory, in the low-memory mode too. The next job may well work."""
+
+    code = "gpu_out_of_memory"
+
+
+class GpuFailedError(EngineError):
+    """The GPU, or this process's hold on it, is broken: no job can work until the process is started again."""
+
+    code = "gpu_failed"
+
+
 class Engine(Protocol):
     """One way of making the video. All methods may be called from any thread once `load` has returned."""
 
@@ -149,7 +174,10 @@ class Engine(Protocol):
         """Find the face to animate. Raises NoFaceError."""
 
     def estimate(self, params: SynthesisParams, seconds: float, size: tuple[int, int]) -> Estimate:
-        """Predict the cost of `seconds` of video of a portrait of `size` (width, height)."""
+        """Predict the cost of `seconds` of video of a portrait of `size` (width, height).
+
+        Raises TooLargeError when the device can never hold it.
+        """
 
     def synthesize(self, job: SynthesisJob, report: Report, cancelled: Cancelled) -> None:
         """Make the video; `job.output` exists only when it is whole.
