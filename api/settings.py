@@ -70,9 +70,19 @@ class ServerSettings(_Section):
 
 
 class GpuSettings(_Section):
-    """Which device the DICE-Talk engine uses and health reports."""
+    """Which device the DICE-Talk engine uses and health reports, and how the engine uses it."""
 
     device_id: int = Field(0, ge=-1)  # -1: the CPU
+    dtype: Literal["auto", "fp16", "bf16", "fp32"] = "auto"  # auto: fp16 on a GPU, fp32 on the CPU
+    low_vram: Literal["auto", "on", "off"] = "auto"
+    enable_interpolate_frame: bool = True
+
+    @field_validator("low_vram", mode="before")
+    @classmethod
+    def _word(cls, value: object) -> object:
+        if isinstance(value, bool):  # YAML reads on and off without quotes as booleans
+            return "on" if value else "off"
+        return value
 
 
 class TaskSettings(_Section):

@@ -14,7 +14,7 @@ from api.settings import DEFAULT_CONFIG, PROJECT_ROOT, Settings, SettingsError, 
 # Another value for every key there is.
 OTHER: dict[str, dict[str, Any]] = {
     "server": {"host": "127.0.0.1", "port": 9000, "log_level": "ERROR"},
-    "gpu": {"device_id": -1},
+    "gpu": {"device_id": -1, "dtype": "bf16", "low_vram": "on", "enable_interpolate_frame": False},
     "tasks": {
         "max_workers": 3, "max_queue": 7, "retention_hours": 1.5, "shutdown_grace": 0.0, "timeout_seconds": 60.0,
     },
@@ -32,7 +32,9 @@ OTHER: dict[str, dict[str, Any]] = {
 WRONG = [
     ("server.host", ""), ("server.port", 0), ("server.port", 65536), ("server.port", "http"),
     ("server.log_level", "LOUD"),
-    ("gpu.device_id", -2), ("gpu.device_id", "cuda"), ("tasks.max_workers", 0), ("tasks.max_workers", 65),
+    ("gpu.device_id", -2), ("gpu.device_id", "cuda"), ("gpu.dtype", "fp8"), ("gpu.dtype", 16),
+    ("gpu.low_vram", "maybe"), ("gpu.low_vram", 1), ("gpu.enable_interpolate_frame", "maybe"),
+    ("tasks.max_workers", 0), ("tasks.max_workers", 65),
     ("tasks.max_queue", 0), ("tasks.retention_hours", 0), ("tasks.retention_hours", float("inf")),
     ("tasks.retention_hours", 1e8), ("tasks.shutdown_grace", 1e10), ("tasks.timeout_seconds", float("nan")),
     ("tasks.shutdown_grace", -1), ("tasks.timeout_seconds", 0), ("files.max_image_mb", 0), ("files.max_audio_mb", -1),
@@ -141,6 +143,17 @@ def test_a_section_may_be_empty(tmp_path: Path) -> None:
     file = tmp_path / "own.yaml"
     file.write_text("server:\n  # port: 9000\ntasks: {max_queue: 5}\n")
     assert load_settings(file).tasks.max_queue == 5
+
+
+@pytest.mark.parametrize(
+    ("written", "word"),
+    [("on", "on"), ("off", "off"), ("'on'", "on"), ('"off"', "off"), ("auto", "auto"), ("true", "on"), ("no", "off")],
+)
+def test_low_vram_is_understood_with_quotes_and_without(tmp_path: Path, written: str, word: str) -> None:
+    """YAML 1.1 makes booleans of bare words such as on and off."""
+    file = tmp_path / "own.yaml"
+    file.write_text(f"gpu: {{low_vram: {written}}}\n")
+    assert load_settings(file).gpu.low_vram == word
 
 
 def test_the_directories_are_two(tmp_path: Path) -> None:
