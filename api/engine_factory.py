@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+from api.device import why_no_cuda
 from api.settings import Settings
 from engines.base import Engine, SetupError
+
+logger = logging.getLogger("api.engine")
+
+_ON_A_CPU = "On a CPU DICE-Talk takes hours for a video; to run it there on purpose, set"
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """An engine that is not loaded yet, and why it is this one (None: the settings name it)."""
+    """An engine that is not loaded yet, and why it is this one (None: the settings name it).
+
+    `fallback` gives another one, told why this one could not be loaded (None: there is no other).
+    """
 
     engine: Engine
     reason: str | None = None
+    fallback: Callable[[str], Choice] | None = None
 
 
 def choose_engine(settings: Settings) -> Choice:
     """Follow `synthesis.engine`. Raises SetupError when the engine it names cannot work here."""
+
+    def preview_instead(reason: str) -> Choice:
+        return Choice(_preview(settings), f"The preview engine is in use. {reason}")
+
     match settings.synthesis.engine:
         case "preview":
             return Choice(_preview(settings))
@@ -25,9 +41,22 @@ def choose_engine(settings: Settings) -> Choice:
             return Choice(_dice_talk(settings))
         case "auto":
             try:
-                return Choice(_dice_talk(settings))
+                return Choice(_dice_talk_on_gpu(settings), fallback=preview_instead)
             except SetupError as error:
-                return Choice(_preview(settings), f"The preview engine is in use. {error}")
+                return preview_instead(str(error))
+
+
+def missing_packages(error: ImportError) -> SetupError:
+    """What to tell the person who runs the service when an engine cannot be imported."""
+    name = error.name or "A Python package"
+    problem = "is not installed"
+    if not isinstance(error, ModuleNotFoundError):
+        problem = "cannot be imported (the service's log says why)"
+        logger.warning("%s cannot be imported", name, exc_info=error)
+    return SetupError(
+        f"{name} {problem}, which the engine needs. Install it with pip install -r requirements.txt; "
+        "./start_server.sh does so itself where it sees a GPU or is given --engine dice_talk."
+    )
 
 
 def _preview(settings: Settings) -> Engine:
@@ -36,10 +65,36 @@ def _preview(settings: Settings) -> Engine:
     return PreviewEngine(settings.files.checkpoint_dir / "preview")
 
 
+def _dice_talk_on_gpu(settings: Settings) -> Engine:
+    """For `auto`: nobody is to wait for hours who has not asked for it."""
+    _check_checkpoints(settings.files.checkpoint_dir)
+    if settings.gpu.device_id < 0:
+        raise SetupError(f"gpu.device_id is -1. {_ON_A_CPU} synthesis.engine to dice_talk.")
+    return _dice_talk(settings)
+
+
 def _dice_talk(settings: Settings) -> Engine:
+    gpu = settings.gpu
+    _check_checkpoints(settings.files.checkpoint_dir)
+    try:
+        problem = why_no_cuda(gpu.device_id) if gpu.device_id >= 0 else None
+        from engines.dice_talk.engine import DiceTalkEngine  # noqa: PLC0415
+    except ImportError as error:
+        raise missing_packages(error) from error
+    if problem is not None:
+        raise SetupError(f"{problem} {_ON_A_CPU} synthesis.engine to dice_talk and gpu.device_id to -1.")
+    return DiceTalkEngine(
+        settings.files.checkpoint_dir,
+        device_id=gpu.device_id,
+        dtype=gpu.dtype,
+        low_vram=gpu.low_vram,
+        interpolate=gpu.enable_interpolate_frame,
+    )
+
+
+def _check_checkpoints(directory: Path) -> None:
     from engines.dice_talk.checkpoints import missing_files  # noqa: PLC0415
 
-    directory = settings.files.checkpoint_dir
     missing = missing_files(directory)
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
@@ -48,4 +103,3 @@ def _dice_talk(settings: Settings) -> Engine:
             f"{'is' if len(missing) == 1 else 'are'} missing under {directory.name}/. "
             "Put the official files there, or set synthesis.engine to preview."
         )
-    raise SetupError("This version does not contain the DICE-Talk engine yet; set synthesis.engine to preview.")

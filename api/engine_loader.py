@@ -7,11 +7,13 @@ import logging
 import threading
 from collections.abc import Callable
 
-from api.engine_factory import Choice
+from api.engine_factory import Choice, missing_packages
 from api.models import ServiceState
 from engines.base import Engine, SetupError
 
 logger = logging.getLogger("api.engine")
+
+_BROKEN = "The engine could not be loaded; the service's log says why."
 
 
 class EngineLoader:
@@ -61,21 +63,34 @@ class EngineLoader:
 
     def _load(self) -> None:
         try:
-            choice = self._choose()
-            self.name = choice.engine.name
-            choice.engine.load()
+            choice: Choice | None = self._choose()
+            while choice is not None:
+                choice = self._try(choice)
         except SetupError as error:
             self._end(ServiceState.SETUP_FAILED, str(error))
             logger.error("Setup failed: %s", error)  # noqa: TRY400  the sentence says it all
         except Exception:
-            self._end(ServiceState.SETUP_FAILED, "The engine could not be loaded; the service's log says why.")
+            self._end(ServiceState.SETUP_FAILED, _BROKEN)
             logger.exception("Setup failed")
-        else:
-            self._engine = choice.engine
-            if choice.reason:
-                logger.warning("%s", choice.reason)
-            self._end(ServiceState.READY, choice.reason)
-            logger.info("Engine %s is ready", choice.engine.name)
+
+    def _try(self, choice: Choice) -> Choice | None:
+        """Load this engine. None when it is ready, otherwise what to try instead; raises when there is nothing."""
+        self.name = choice.engine.name
+        try:
+            _load(choice.engine)
+        except Exception as error:
+            if choice.fallback is None:
+                raise
+            expected = isinstance(error, SetupError)
+            why = str(error) if expected else _BROKEN
+            logger.error("Engine %s: %s", choice.engine.name, why, exc_info=None if expected else error)
+            return choice.fallback(why)
+        self._engine = choice.engine
+        if choice.reason:
+            logger.warning("%s", choice.reason)
+        self._end(ServiceState.READY, choice.reason)
+        logger.info("Engine %s is ready", choice.engine.name)
+        return None
 
     def _end(self, state: ServiceState, reason: str | None) -> None:
         with self._lock:
@@ -85,3 +100,10 @@ class EngineLoader:
                 if not loop.is_closed():
                     loop.call_soon_threadsafe(ended.set)
             self._waiters.clear()
+
+
+def _load(engine: Engine) -> None:
+    try:
+        engine.load()
+    except ImportError as error:  # engines import what is large when they load
+        raise missing_packages(error) from error
