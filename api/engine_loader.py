@@ -83,7 +83,7 @@ class EngineLoader:
                 raise
             expected = isinstance(error, SetupError)
             why = str(error) if expected else _BROKEN
-            logger.error("Engine %s: %s", choice.engine.name, why, exc_info=None if expected else error)
+            logger.warning("Engine %s: %s", choice.engine.name, why, exc_info=None if expected else error)
             return choice.fallback(why)
         self._engine = choice.engine
         if choice.reason:
