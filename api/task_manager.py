@@ -19,7 +19,7 @@ from api.file_store import FileStore
 from api.models import TaskErrorCode, TaskStatus
 from api.settings import TaskSettings
 from api.tasks import Result, Submission, Task
-from engines.base import Engine, EngineError, JobCancelledError, Stage, SynthesisJob
+from engines.base import Engine, EngineError, JobCancelledError, Report, Stage, SynthesisJob
 from media.errors import MediaError
 
 logger = logging.getLogger("api.task_manager")
@@ -241,7 +241,10 @@ class TaskManager:
         return TaskReport(task, len(ahead) + 1, work / self._settings.max_workers + self._remaining(task))
 
     def _remaining(self, task: Task) -> float:
-        elapsed = 0.0 if task.started_at is None else max(0.0, self._now() - task.started_at)
+        now = self._now()
+        if task.remaining_seconds is not None:  # the engine knows best, and what it said ages
+            return max(0.0, task.remaining_seconds - max(0.0, now - task.updated_at))
+        elapsed = 0.0 if task.started_at is None else max(0.0, now - task.started_at)
         return self._speed.remaining(task.estimate_seconds, elapsed, task.progress)
 
     # -- the workers -----------------------------------------------------------------------------------------------
@@ -283,18 +286,19 @@ class TaskManager:
             self._dispatch()
             self._changed.notify_all()
 
-    def _reporter(self, task_id: str, engine: Engine) -> Callable[[Stage, float, str], None]:
+    def _reporter(self, task_id: str, engine: Engine) -> Report:
         before: dict[Stage, float] = {}
         total = 0.0
         for stage, weight in engine.stage_weights.items():
             before[stage] = total
             total += weight
 
-        def report(stage: Stage, fraction: float, message: str) -> None:
+        def report(stage: Stage, fraction: float, message: str, remaining: float | None = None, /) -> None:
             weight = engine.stage_weights.get(stage, 0.0)
             progress = before.get(stage, 0.0) + weight * min(max(fraction, 0.0), 1.0)
             with self._changed:
-                self._tasks[task_id] = self._tasks[task_id].reported(self._now(), stage, progress, message)
+                task = self._tasks[task_id]
+                self._tasks[task_id] = task.reported(self._now(), stage, progress, message, remaining)
 
         return report
 

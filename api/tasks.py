@@ -59,6 +59,7 @@ class Task:
     stage: Stage = Stage.QUEUED
     progress: float = 0.0
     message: str = "Waiting for its turn."
+    remaining_seconds: float | None = None  # until the video is ready, as the engine said at `updated_at`
     started_at: float | None = None
     completed_at: float | None = None
     expires_at: float | None = None
@@ -77,10 +78,12 @@ class Task:
             message="Preparing.",
         )  # fmt: skip
 
-    def reported(self, now: float, stage: Stage, progress: float, message: str) -> Task:
+    def reported(self, now: float, stage: Stage, progress: float, message: str, remaining: float | None) -> Task:
         """Progress never falls, and reaches 1 only with COMPLETED."""
         progress = min(max(progress, self.progress), 0.999)
-        return self._step(TaskStatus.PROCESSING, now, stage=stage, progress=progress, message=message)
+        return self._step(
+            TaskStatus.PROCESSING, now, stage=stage, progress=progress, message=message, remaining_seconds=remaining
+        )
 
     def completed(self, now: float, expires_at: float, result: Result) -> Task:
         """PROCESSING → COMPLETED."""

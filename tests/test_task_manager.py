@@ -16,7 +16,7 @@ from api.models import TaskStatus
 from api.settings import TaskSettings
 from api.task_manager import TaskManager, TaskReport
 from api.tasks import Submission
-from engines.base import Emotion, FaceBox, NoFaceError, SynthesisParams
+from engines.base import Cancelled, Emotion, FaceBox, NoFaceError, Report, Stage, SynthesisJob, SynthesisParams
 from media.errors import EncoderError
 from tests.scripted_engine import ScriptedEngine
 from tests.server import wait_for
@@ -117,6 +117,44 @@ def test_the_estimate_learns_from_what_tasks_took(world: World) -> None:
     second = world.submit(2)
     world.engine.wait_begun()
     assert world.get(second).eta_seconds == pytest.approx(16)  # 10 s × (1 + 0.3 × 2)
+
+
+def test_what_the_engine_says_of_the_time_counts_for_the_task_and_those_behind(world: World) -> None:
+    class Telling(ScriptedEngine):
+        def synthesize(self, job: SynthesisJob, report: Report, cancelled: Cancelled) -> None:
+            report(Stage.PREPARING, 1.0, "Prepared", 40.0)
+            super().synthesize(job, report, cancelled)
+
+    world.engine = Telling()
+    world.engine.hold()
+    running, behind, twin = world.submit(1), world.submit(2), world.submit(1)
+    world.engine.wait_begun()
+
+    def etas() -> list[float | None]:
+        return [world.get(task_id).eta_seconds for task_id in (running, behind, twin)]
+
+    assert etas() == [40, 50, 40]
+    world.now += 15
+    assert etas() == [25, 35, 25]
+    world.now -= 60  # somebody sets the clock: not a promise of more
+    assert etas() == [40, 50, 40]
+    world.now += 1000
+    assert etas() == [0, 10, 0]
+
+
+def test_without_it_the_share_of_the_stages_counts_again(world: World) -> None:
+    class Forgetful(ScriptedEngine):
+        def synthesize(self, job: SynthesisJob, report: Report, cancelled: Cancelled) -> None:
+            report(Stage.PREPARING, 0.5, "Half prepared", 40.0)
+            report(Stage.PREPARING, 1.0, "Prepared")
+            super().synthesize(job, report, cancelled)
+
+    world.engine = Forgetful()
+    world.engine.hold()
+    task_id = world.submit()
+    world.engine.wait_begun()
+    world.now += 5
+    assert world.get(task_id).eta_seconds == pytest.approx(20)  # a fifth took 5 s
 
 
 def test_the_queue_is_bounded(tmp_path: Path) -> None:
