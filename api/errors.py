@@ -11,7 +11,7 @@ from fastapi import Request, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from engines.base import EngineError, NoFaceError
+from engines.base import EngineError, NoFaceError, TooLargeError
 from media.errors import InvalidAudioError, InvalidImageError, MediaError, UnsupportedMediaError
 
 
@@ -85,11 +85,12 @@ _HTTP_ERRORS = {
     405: ("method_not_allowed", "This address does not answer this method."),
     416: ("range_not_satisfiable", "The requested range lies outside the file."),
 }
-_MEDIA_STATUS: dict[type[Exception], int] = {
+_REFUSALS: dict[type[Exception], int] = {
     UnsupportedMediaError: 415,
     InvalidImageError: 422,
     InvalidAudioError: 422,
     NoFaceError: 422,
+    TooLargeError: 422,
 }
 
 
@@ -116,8 +117,8 @@ def from_exception(error: Exception) -> ApiError:
         return error
     if isinstance(error, HTTPException):
         return from_status(error.status_code, error.detail, error.headers)
-    if isinstance(error, (MediaError, EngineError)) and type(error) in _MEDIA_STATUS:
-        return ApiError(_MEDIA_STATUS[type(error)], error.code, str(error))
+    if isinstance(error, (MediaError, EngineError)) and type(error) in _REFUSALS:
+        return ApiError(_REFUSALS[type(error)], error.code, str(error))
     if isinstance(error, OSError) and is_disk_full(error):
         return UnavailableError("storage_full", "The service has no room left for files.", STORAGE_RETRY_SECONDS)
     return ApiError(500, "internal", "Something went wrong inside the service.", "The service's log tells more.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 _NEW_WEIGHT = 0.3  # of the newest task in the running mean
+_TELLING_SECONDS = 10.0  # shorter tasks weigh less: warming up is much of them, and says nothing of long ones
 _TRUSTED_PROGRESS = 0.2  # from here on a task's own speed is all that counts
 
 
@@ -15,7 +16,8 @@ class SpeedMeter:
     def learn(self, estimated: float, actual: float) -> None:
         """A task estimated at `estimated` seconds took `actual` ones."""
         if estimated > 0:
-            self._ratio += _NEW_WEIGHT * (actual / estimated - self._ratio)
+            weight = _NEW_WEIGHT * min(1.0, estimated / _TELLING_SECONDS)
+            self._ratio += weight * (actual / estimated - self._ratio)
 
     def total(self, estimated: float) -> float:
         """Expected seconds of a task that has not begun."""

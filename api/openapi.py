@@ -22,10 +22,13 @@ _ERRORS = {
     413: ("too_large", "The request or one of its files is too large."),
     415: ("unsupported_media_type", "Not a form, or a file of no allowed kind."),
     416: ("range_not_satisfiable", "The requested range lies outside the file."),
-    422: ("validation_error", "Fields missing or out of range, a damaged file, or a portrait without a usable face."),
+    422: (
+        "validation_error",
+        "Fields missing or out of range, a damaged file, a portrait without a usable face, or more than can be made.",
+    ),
     429: ("queue_full", "Too many tasks are waiting."),
     500: ("internal", "Something went wrong inside the service."),
-    503: ("starting", "The service is starting, stopping, not set up, or has no room left."),
+    503: ("starting", "The service is starting, stopping, not set up, without its GPU, or has no room left."),
 }
 
 

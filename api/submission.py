@@ -39,7 +39,7 @@ def form_defaults(settings: Settings) -> dict[str, Any]:
 
 
 async def submit(service: Service, request: Request) -> TaskReport:
-    """Accept one request. Raises ApiError, MediaError, NoFaceError, OSError (disk full)."""
+    """Accept one request. Raises ApiError, MediaError, NoFaceError, TooLargeError, OSError (disk full)."""
     service.check_open()
     files = service.settings.files
     limits = {"image": round(files.max_image_mb * 2**20), "audio": round(files.max_audio_mb * 2**20)}

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from api.admission import check_time
 from api.errors import ApiError, UnavailableError, is_disk_full
 from api.eta import SpeedMeter
 from api.file_store import FileStore
@@ -82,12 +83,15 @@ class TaskManager:
             self._check_open()
 
     def submit(self, submission: Submission) -> TaskReport:
-        """Accept a task; its two uploads must be held for it. Raises UnavailableError."""
+        """Accept a task; its two uploads must be held for it. Raises UnavailableError, ApiError, TooLargeError."""
         engine = self._engine()
         estimate = engine.estimate(submission.params, submission.seconds, submission.size)
         key = submission.key(engine)
         with self._changed:
             self._check_open()
+            if key not in self._results:  # a video that is there takes no time
+                expected = self._speed.total(estimate.seconds)
+                check_time(expected, self._settings.timeout_seconds, engine.ignored_fields)
             now = self._now()
             task = Task(
                 id=self._new_id(),

@@ -21,13 +21,15 @@ from engines.base import (
     Stage,
     SynthesisJob,
     SynthesisParams,
+    TooLargeError,
 )
 
 
 class ScriptedEngine:
     """Runs through its stages in `steps`, waiting before each while `hold()` is in force.
 
-    `failures` are raised by the next jobs, one each. A portrait that is all one colour has no face.
+    `failures` are raised by the next jobs, one each. A portrait that is all one colour has no face. A second of speech
+    is estimated at `cost` seconds of work; more than `room` seconds of speech are too large.
     """
 
     name = "preview"
@@ -38,6 +40,7 @@ class ScriptedEngine:
     def __init__(self, steps: int = 4, load_error: str | None = None) -> None:
         self.steps = steps
         self.load_error = load_error
+        self.cost, self.room = 1.0, 600.0
         self.failures: list[Exception] = []
         self.jobs: list[SynthesisJob] = []
         self.closed = False
@@ -69,7 +72,9 @@ class ScriptedEngine:
         return Portrait(FaceBox(0, 0, width, height), ("Two faces.",) if width > height else ())
 
     def estimate(self, params: SynthesisParams, seconds: float, size: tuple[int, int]) -> Estimate:
-        return Estimate(seconds, 1 << 20)
+        if seconds > self.room:
+            raise TooLargeError(f"{seconds:g} s do not fit; at most {self.room:g} s do.")
+        return Estimate(self.cost * seconds, 1 << 20)
 
     def synthesize(self, job: SynthesisJob, report: Report, cancelled: Cancelled) -> None:
         self.jobs.append(job)

@@ -23,3 +23,11 @@ def test_it_learns_how_fast_the_machine_is() -> None:
     assert meter.total(4) == pytest.approx(10, rel=0.01)
     meter.learn(estimated=0, actual=1)  # says nothing
     assert meter.total(4) == pytest.approx(10, rel=0.01)
+
+
+def test_short_tasks_say_little_of_long_ones() -> None:
+    meter = SpeedMeter()
+    meter.learn(estimated=1, actual=5)  # the first task, say, with all its warming up
+    assert meter.total(1000) == pytest.approx(1120)  # 1 + 0.03 × 4
+    meter.learn(estimated=1000, actual=1000)
+    assert meter.total(1000) == pytest.approx(1084)

@@ -16,7 +16,17 @@ from api.models import TaskStatus
 from api.settings import TaskSettings
 from api.task_manager import TaskManager, TaskReport
 from api.tasks import Submission
-from engines.base import Cancelled, Emotion, FaceBox, NoFaceError, Report, Stage, SynthesisJob, SynthesisParams
+from engines.base import (
+    Cancelled,
+    Emotion,
+    FaceBox,
+    NoFaceError,
+    Report,
+    Stage,
+    SynthesisJob,
+    SynthesisParams,
+    TooLargeError,
+)
 from media.errors import EncoderError
 from tests.scripted_engine import ScriptedEngine
 from tests.server import wait_for
@@ -231,6 +241,7 @@ def test_a_failure_has_a_code_and_does_not_stop_the_next(world: World, failure: 
 
 def test_a_task_that_takes_too_long_times_out(tmp_path: Path) -> None:
     world = World(tmp_path, timeout_seconds=5)
+    world.engine.cost = 0.1
     world.engine.hold()
     task_id = world.submit()
     world.engine.wait_begun()
@@ -238,6 +249,39 @@ def test_a_task_that_takes_too_long_times_out(tmp_path: Path) -> None:
     world.finish(task_id)
     assert world.get(task_id).task.error_code == "timeout"
     world.manager.shutdown(1)
+
+
+def test_what_would_time_out_is_refused_and_leaves_no_task(world: World) -> None:
+    world.engine.cost = 360.5  # for each of 10 s
+    with pytest.raises(ApiError) as refused:
+        world.submit()
+    assert (refused.value.status, refused.value.code) == (422, "too_large")
+    assert refused.value.error == "The video would take about 3605 s to make; a task may take 3600 s."
+    assert refused.value.detail == "What helps: a shorter duration or a smaller min_resolution."
+    assert world.manager.counts() == (0, 0)
+    world.engine.cost = 360
+    world.finish(world.submit())
+
+
+def test_admission_goes_by_the_speed_that_was_measured(world: World) -> None:
+    world.engine.cost = 200
+    world.engine.hold()
+    first = world.submit(1)
+    world.engine.wait_begun()
+    world.now += 3500  # estimated at 2000
+    world.engine.go_on()
+    world.finish(first)
+    world.engine.cost = 300.01  # 3000.1 s by the estimate alone, and that × (1 + 0.3 × 0.75) as it seems
+    with pytest.raises(ApiError, match="about 3676 s"):
+        world.submit(2)
+    world.finish(world.submit(1))  # that video is there already
+
+
+def test_what_the_engine_finds_too_large_is_refused(world: World) -> None:
+    world.engine.room = 5
+    with pytest.raises(TooLargeError, match="at most 5 s"):
+        world.submit()
+    assert world.manager.counts() == (0, 0)
 
 
 def test_equal_requests_share_one_video(tmp_path: Path) -> None:
