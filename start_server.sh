@@ -35,13 +35,14 @@
 #   5  something could not be installed or fetched
 #   6  the engine could not be set up, for missing checkpoints for instance
 #   7  no service runs (status)
+#   8  the GPU failed, and only another start can use it again
 
 set -euo pipefail
 ROOT=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
 # shellcheck source=scripts/environment.sh
 source "$ROOT/scripts/environment.sh"
 
-readonly EXIT_FAILED=1 EXIT_USAGE=2 EXIT_TAKEN=3 EXIT_ENGINE=6 EXIT_NOT_RUNNING=7
+readonly EXIT_FAILED=1 EXIT_USAGE=2 EXIT_TAKEN=3 EXIT_ENGINE=6 EXIT_NOT_RUNNING=7 EXIT_GPU=8
 readonly PID_FILE=$ROOT/logs/server.pid # the service's process, and its URL on the second line
 readonly START_TIMEOUT=${DICE_TALK_START_TIMEOUT:-900} STOP_TIMEOUT=${DICE_TALK_STOP_TIMEOUT:-}
 
@@ -228,7 +229,10 @@ on_signal() {
     fi
     say "Stopping the service; a second Ctrl-C kills it." || true # the terminal may be gone
     until ask_health || ((SECONDS >= deadline)) || ! kill -0 "$server" 2>/dev/null; do sleep 0.1 || true; done
-    if [[ $state != draining ]]; then kill -TERM "$server" 2>/dev/null || true; fi
+    case $state in
+        draining | gpu_failed) ;; # it ends already
+        *) kill -TERM "$server" 2>/dev/null || true ;;
+    esac
 }
 
 # However this script ends, its service ends too.
@@ -251,6 +255,7 @@ await_server() {
     case $code in
         0 | 143) ;; # 143: ended by TERM
         "$EXIT_USAGE" | "$EXIT_TAKEN") exit "$code" ;;
+        "$EXIT_GPU") die "$EXIT_GPU" "The service ended because the GPU failed; start it again. logs/api.log says more." ;;
         *) die "$EXIT_FAILED" "The service ended by itself, with code $code. logs/api.log may say why." ;;
     esac
 }

@@ -38,6 +38,8 @@ class TaskErrorCode(StrEnum):
     INVALID_AUDIO = "invalid_audio"
     ENCODER_FAILED = "encoder_failed"
     STORAGE_FULL = "storage_full"
+    GPU_OUT_OF_MEMORY = "gpu_out_of_memory"
+    GPU_FAILED = "gpu_failed"
     TIMEOUT = "timeout"
     INTERRUPTED = "interrupted"
     INTERNAL = "internal"
@@ -157,6 +159,7 @@ class ServiceState(StrEnum):
     READY = "ready"
     DRAINING = "draining"
     SETUP_FAILED = "setup_failed"
+    GPU_FAILED = "gpu_failed"
 
 
 class Device(BaseModel):

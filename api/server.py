@@ -1,7 +1,7 @@
 """The application, and `python -m api.server`.
 
 Exit codes: 0 stopped cleanly, 1 stopped with a task still running, 2 wrong settings, 3 the address is taken or
-unusable.
+unusable, 8 the GPU failed: only a new process can use it again, so whoever supervises this one should start another.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ logger = logging.getLogger("api.server")
 _BACKLOG = 2048  # connections that wait to be accepted
 _SWEEP_SECONDS = 60.0
 _EXIT_SECONDS = 30.0  # for open requests to end, once all tasks have
+_LAST_POLLS_SECONDS = 5.0  # for clients to read how their tasks ended, when the service ends by itself
+_EXIT_UNFINISHED, _EXIT_GPU = 1, 8
 _DESCRIPTION = """\
 One portrait, one speech recording and an emotion become a talking-portrait video.
 一张肖像、一段语音和一种情绪，生成会说话的肖像视频。
@@ -109,12 +111,17 @@ async def _sweep(service: Service) -> None:
 
 
 class DrainingServer(uvicorn.Server):
-    """Keeps answering polls and downloads while running tasks are given their grace; a second signal ends it now."""
+    """Keeps answering polls and downloads while running tasks are given their grace; a second signal ends it now.
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    Ends by itself when the GPU has failed, `last_polls` seconds after all tasks have.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service, last_polls: float) -> None:
         super().__init__(config)
         self._service = service
+        self._last_polls = last_polls
         self._draining = False
+        threading.Thread(target=self._end_without_gpu, name="gpu-watch", daemon=True).start()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """TERM and Ctrl-C. The base class would also raise the signal again at the end; ours is a clean exit."""
@@ -126,10 +133,19 @@ class DrainingServer(uvicorn.Server):
 
     def _drain(self) -> None:
         self._service.drain()
+        self._end()
+
+    def _end_without_gpu(self) -> None:
+        self._service.tasks.gpu_failed.wait()
+        self._service.drain()
+        time.sleep(self._last_polls)
+        self._end()
+
+    def _end(self) -> None:
         self.should_exit = True
         time.sleep(_EXIT_SECONDS)  # this thread ends with the process, long before
         logger.error("The process does not end by itself; leaving now")
-        os._exit(1)
+        os._exit(_EXIT_UNFINISHED if self._service.tasks.gpu_failure is None else _EXIT_GPU)
 
 
 def http_config(app: FastAPI) -> uvicorn.Config:
@@ -139,8 +155,10 @@ def http_config(app: FastAPI) -> uvicorn.Config:
     )
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the service until it is told to stop; returns the exit code."""
+def main(
+    arguments: list[str] | None = None, engine: Engine | None = None, *, last_polls: float = _LAST_POLLS_SECONDS
+) -> int:
+    """Run the service until it is told to stop; returns the exit code. `engine` is as for `create_app`."""
     try:
         settings = settings_from(arguments)
     except SettingsError as error:
@@ -155,15 +173,20 @@ def main(arguments: list[str] | None = None) -> int:
         return 3
     try:
         configure_logging(settings)
-        app = create_app(settings)
+        app = create_app(settings, engine)
     except OSError as error:
         print(f"The settings are wrong.\n{error.filename}: {error.strerror}.", file=sys.stderr)
         return 2
     logger.info("Listening on %s port %d", host, port)
-    server = DrainingServer(http_config(app), app.state.service)
+    service: Service = app.state.service
+    server = DrainingServer(http_config(app), service, last_polls)
     server.run(sockets=[listener])
-    if server.force_exit or not app.state.service.drain():
-        os._exit(1)  # workers that still run would keep the process
+    stopped = not server.force_exit and service.drain()
+    if service.tasks.gpu_failure is not None:
+        logger.error("The service ends because the GPU failed; it has to be started again")
+        os._exit(_EXIT_GPU)  # PyTorch's own way out touches the GPU, and could end in another code
+    if not stopped:
+        os._exit(_EXIT_UNFINISHED)  # workers that still run would keep the process
     return 0
 
 

@@ -45,12 +45,17 @@ class Service:
     @property
     def state(self) -> ServiceState:
         """What the service is doing."""
-        return ServiceState.DRAINING if self._draining else self.loader.state
+        if self._draining:
+            return ServiceState.DRAINING
+        return self.loader.state if self.tasks.gpu_failure is None else ServiceState.GPU_FAILED
 
     @property
     def reason(self) -> str | None:
         """Why the service is not ready, or why this engine was chosen."""
-        return "The service is stopping." if self._draining else self.loader.reason
+        if self._draining:
+            return "The service is stopping."
+        failure = self.tasks.gpu_failure
+        return self.loader.reason if failure is None else f"{failure} The service ends, to be started again."
 
     def check_open(self) -> None:
         """Raise UnavailableError when a submission would be refused now."""
@@ -72,7 +77,7 @@ class Service:
         return Health(
             status="healthy" if state is ServiceState.READY else "unhealthy",
             gpu_available=device is not None,
-            model_loaded=self.loader.state is ServiceState.READY and self.loader.name == "dice_talk",
+            model_loaded=self.loader.name == "dice_talk" and self._engine_works(),
             version=VERSION,
             engine=self.loader.name,
             state=state,
@@ -88,18 +93,26 @@ class Service:
         )
 
     def drain(self) -> bool:
-        """Stop: see TaskManager.shutdown. Blocks; later calls wait for the first. True when all workers stopped."""
-        self._draining = True
+        """Stop: see TaskManager.shutdown. Blocks; later calls wait for the first. True when all workers stopped.
+
+        Called because the GPU failed, it leaves `state` at that, and has nothing to wait for.
+        """
+        lost = self.tasks.gpu_failure is not None
+        self._draining = self._draining or not lost
         with self._drain_lock:
             if self._stopped is None:
-                self._stopped = self.tasks.shutdown(self.settings.tasks.shutdown_grace)
+                self._stopped = self.tasks.shutdown(0 if lost else self.settings.tasks.shutdown_grace)
             return self._stopped
 
     def close(self) -> None:
         """Give back the engine and the directories."""
-        self.loader.close()
+        if self._engine_works():  # on a GPU that failed, tidying up fails too; the end of the process does it
+            self.loader.close()
         self.uploads.close()
         self.outputs.close()
+
+    def _engine_works(self) -> bool:
+        return self.loader.state is ServiceState.READY and self.tasks.gpu_failure is None
 
     def _remove_leftovers(self) -> None:
         """Tasks do not outlive a service: its uploads are of no more use, its videos are kept for their time."""

@@ -26,7 +26,9 @@ from media.errors import MediaError
 logger = logging.getLogger("api.task_manager")
 
 _STOP_SECONDS = 10.0  # for an interrupted job to notice
+_CLOSED_RETRY_SECONDS = 30.0  # until another service may have taken this one's place
 _STOPPED = "The service was stopped before the video was ready."
+_LOST_GPU = "The GPU failed while another video was being made, and the service has to start again; send it again then."
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,9 @@ class TaskManager:
 
     Equal requests share one video: while one of them runs the others wait for it; when it has failed the next
     runs itself. Uploads and videos stay as long as a task that needs them. Safe to use from any thread.
+
+    When the GPU fails, no task can be worked off any more: new ones are refused and all others end. Whoever runs the
+    manager waits for `gpu_failed`; `gpu_failure` says what happened.
     """
 
     def __init__(
@@ -72,13 +77,16 @@ class TaskManager:
         self._running: dict[str, str] = {}  # key → id of PROCESSING tasks
         self._results: dict[str, Result] = {}  # by key, as long as a task holds the file
         self._speed = SpeedMeter()
-        self._accepting = True
+        self._refusal: tuple[str, str] | None = None  # code and sentence; None: tasks are accepted
         self._interrupt = threading.Event()
+        self._interrupted = _STOPPED  # what the tasks are told that end before their time
+        self.gpu_failed = threading.Event()
+        self.gpu_failure: str | None = None
 
     # -- what routes call ------------------------------------------------------------------------------------------
 
     def check_open(self) -> None:
-        """Raise UnavailableError when a submission would be refused now: 503 draining, 429 queue_full."""
+        """Raise UnavailableError when a submission would be refused now: 503 draining or gpu_failed, 429 queue_full."""
         with self._changed:
             self._check_open()
 
@@ -160,28 +168,42 @@ class TaskManager:
         Blocks. True when all workers have stopped.
         """
         with self._changed:
-            self._accepting = False
-            for task_id in list(self._waiting):
-                self._end(self._tasks[task_id], code=TaskErrorCode.INTERRUPTED, message=_STOPPED)
+            self._close("draining", "The service is stopping and takes no new tasks.")
             self._changed.wait_for(lambda: not self._running, grace)
             self._interrupt.set()
             stopped = self._changed.wait_for(lambda: not self._running, _STOP_SECONDS)
             for task_id in self._running.values():
-                self._end(self._tasks[task_id], code=TaskErrorCode.INTERRUPTED, message=_STOPPED)
+                self._end(self._tasks[task_id], code=TaskErrorCode.INTERRUPTED, message=self._interrupted)
         self._executor.shutdown(wait=stopped)
         return stopped
 
     # -- the queue; all of these need the lock ---------------------------------------------------------------------
 
     def _check_open(self) -> None:
-        if not self._accepting:
-            raise UnavailableError("draining", "The service is stopping and takes no new tasks.", 30)
+        if self._refusal is not None:
+            raise UnavailableError(*self._refusal, _CLOSED_RETRY_SECONDS)
         if len(self._waiting) >= self._settings.max_queue:
             raise UnavailableError(
                 "queue_full", f"The queue is full: {len(self._waiting)} tasks are waiting.",
                 min((self._remaining(self._tasks[task_id]) for task_id in self._running.values()), default=1.0),
                 status=429,
             )  # fmt: skip
+
+    def _close(self, code: str, error: str) -> None:
+        """Refuse new tasks from now on, the first reason counts, and end those that wait."""
+        self._refusal = self._refusal or (code, error)
+        for task_id in list(self._waiting):
+            self._end(self._tasks[task_id], code=TaskErrorCode.INTERRUPTED, message=self._interrupted)
+
+    def _lose_gpu(self, failure: str) -> None:
+        if self.gpu_failure is not None:
+            return  # another task has met it before
+        logger.error("The GPU failed, so all tasks end: %s", failure)
+        self.gpu_failure = failure
+        self._interrupted = _LOST_GPU
+        self._close("gpu_failed", failure)
+        self._interrupt.set()
+        self.gpu_failed.set()
 
     def _dispatch(self) -> None:
         """Start every waiting task that may run, first come first served; those that share a result end at once."""
@@ -259,7 +281,7 @@ class TaskManager:
         started = self._monotonic()
         deadline = started + self._settings.timeout_seconds
         result: Result | None = None
-        code, message = TaskErrorCode.INTERNAL, "The engine failed unexpectedly; the service's log tells more."
+        code, message = TaskErrorCode.INTERNAL, ""
         logger.info("Task %s started", task_id)
         try:
             engine.synthesize(
@@ -269,20 +291,17 @@ class TaskManager:
             )
             result = Result(task.job.output, _sha256(task.job.output))
         except JobCancelledError:
-            code, message = TaskErrorCode.INTERRUPTED, _STOPPED
+            code, message = TaskErrorCode.INTERRUPTED, self._interrupted
             if not self._interrupt.is_set():
                 code = TaskErrorCode.TIMEOUT
                 message = f"The task took longer than the {self._settings.timeout_seconds:g} seconds allowed."
         except Exception as error:
-            if isinstance(error, (EngineError, MediaError)) and error.code in list(TaskErrorCode):
-                code, message = TaskErrorCode(error.code), str(error)
-            elif isinstance(error, OSError) and is_disk_full(error):
-                code, message = TaskErrorCode.STORAGE_FULL, "The service ran out of room for the video."
-            else:
-                logger.exception("Task %s broke the engine", task_id)
+            code, message = _explain(error, task_id)
         with self._changed:
             task = self._tasks[task_id]
             del self._running[task.key]
+            if code is TaskErrorCode.GPU_FAILED:
+                self._lose_gpu(message)
             if not task.ended:  # a shutdown may have given it up
                 self._end(task, result=result, code=code, message=message)
             if result is not None:
@@ -305,6 +324,16 @@ class TaskManager:
                 self._tasks[task_id] = task.reported(self._now(), stage, progress, message, remaining)
 
         return report
+
+
+def _explain(error: Exception, task_id: str) -> tuple[TaskErrorCode, str]:
+    """Code and sentence for what an engine raised."""
+    if isinstance(error, (EngineError, MediaError)) and error.code in list(TaskErrorCode):
+        return TaskErrorCode(error.code), str(error)
+    if isinstance(error, OSError) and is_disk_full(error):
+        return TaskErrorCode.STORAGE_FULL, "The service ran out of room for the video."
+    logger.error("Task %s broke the engine", task_id, exc_info=error)
+    return TaskErrorCode.INTERNAL, "The engine failed unexpectedly; the service's log tells more."
 
 
 def _sha256(path: Path) -> str:

@@ -20,6 +20,8 @@ from engines.base import (
     Cancelled,
     Emotion,
     FaceBox,
+    GpuFailedError,
+    GpuOutOfMemoryError,
     NoFaceError,
     Report,
     Stage,
@@ -226,6 +228,7 @@ def test_progress_never_falls_and_moves_with_the_work(world: World) -> None:
         (RuntimeError("secret"), "internal"),
         (OSError(errno.EIO, "secret"), "internal"),
         (MemoryError(), "internal"),
+        (GpuOutOfMemoryError("3 GiB are not there."), "gpu_out_of_memory"),
     ],
 )
 def test_a_failure_has_a_code_and_does_not_stop_the_next(world: World, failure: Exception, code: str) -> None:
@@ -380,6 +383,71 @@ def test_shutdown_interrupts_what_outlives_its_grace(world: World) -> None:
     world.engine.wait_begun()
     assert world.manager.shutdown(0.05)
     assert world.get(running).task.error_code == "interrupted"
+
+
+class Breaking(ScriptedEngine):
+    """Loses its GPU with seed 0."""
+
+    def synthesize(self, job: SynthesisJob, report: Report, cancelled: Cancelled) -> None:
+        if job.params.seed == 0:
+            raise GpuFailedError("The GPU has fallen off the bus.")
+        super().synthesize(job, report, cancelled)
+
+
+def test_when_the_gpu_fails_all_tasks_end_and_none_is_taken(tmp_path: Path) -> None:
+    world = World(tmp_path, max_workers=2)
+    world.engine = Breaking()
+    world.engine.hold()
+    done, running = world.submit(3), world.submit(1)
+    world.engine.go_on()
+    world.finish(done, running)
+    world.engine.hold()
+    running, waiting = world.submit(2), world.submit(2)
+    world.engine.wait_begun()
+    assert not world.manager.gpu_failed.is_set()
+    failing = world.submit(0)
+    assert world.manager.gpu_failed.wait(10)
+    world.finish(failing, running, waiting)
+    assert [world.get(task_id).task.error_code for task_id in (failing, running, waiting)] == [
+        "gpu_failed", "interrupted", "interrupted",
+    ]  # fmt: skip
+    assert world.get(failing).task.message == world.manager.gpu_failure == "The GPU has fallen off the bus."
+    assert "GPU" in world.get(running).task.message
+    assert world.get(waiting).task.message == world.get(running).task.message
+    assert world.status(done) == ["COMPLETED"]  # and its video can still be had
+    with pytest.raises(UnavailableError) as refused:
+        world.submit(4)
+    assert (refused.value.status, refused.value.code) == (503, "gpu_failed")
+    assert world.manager.shutdown(0)
+    with pytest.raises(UnavailableError) as refused:
+        world.manager.check_open()
+    assert refused.value.code == "gpu_failed"
+
+
+def test_a_gpu_that_fails_while_the_service_is_being_stopped_ends_that_sooner(tmp_path: Path) -> None:
+    world = World(tmp_path, max_workers=2)
+    world.engine = Breaking()
+    world.engine.hold()
+    world.engine.failures.append(GpuFailedError("The GPU has fallen off the bus."))
+    failing, running = world.submit(1), world.submit(2)
+    for _ in range(2):
+        world.engine.wait_begun()
+    stopping = threading.Thread(target=world.manager.shutdown, args=(60,))
+    stopping.start()
+    world.until(lambda: refuses(world))
+    world.engine.go_on()
+    stopping.join(10)
+    assert not stopping.is_alive()
+    assert world.get(failing).task.error_code == "gpu_failed"
+    assert world.get(running).task.ended
+
+
+def refuses(world: World) -> bool:
+    try:
+        world.manager.check_open()
+    except UnavailableError:
+        return True
+    return False
 
 
 def test_a_failed_task_keeps_no_video(world: World) -> None:

@@ -7,8 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +40,20 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@contextmanager
 def server(
     directory: Path, *arguments: str, **settings: object
+) -> AbstractContextManager[tuple[subprocess.Popen[str], httpx.Client]]:
+    return serving(("-m", "api.server"), environment(directory, **settings), *arguments)
+
+
+@contextmanager
+def serving(
+    program: Sequence[str], variables: Mapping[str, str], *arguments: str
 ) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+    """Run a Python program that takes the service's arguments, until the context ends."""
     port = free_port()
-    command = [sys.executable, "-m", "api.server", "--host", "127.0.0.1", "--port", str(port), *arguments]
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment(directory, **settings), stderr=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, *program, "--host", "127.0.0.1", "--port", str(port), *arguments]
+    process = subprocess.Popen(command, cwd=ROOT, env=variables, stderr=subprocess.PIPE, text=True)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             wait_for(lambda: answers(client))

@@ -22,7 +22,7 @@ def test_help_names_every_command_option_and_exit_code(checkout: Checkout, word:
     assert code == 0
     for name in ("start", "stop", "status", "health", "install", "demo", "--host", "--port", "--config", "--engine"):
         assert name in output
-    assert [int(number) for number in re.findall(r"^  (\d)  ", output, re.MULTILINE)] == list(range(8))
+    assert [int(number) for number in re.findall(r"^  (\d)  ", output, re.MULTILINE)] == list(range(9))
 
 
 @pytest.mark.parametrize("words", [["fly"], ["--colour"], ["start", "now"], ["--port"], ["--port="], ["--engine", ""]])
@@ -123,6 +123,31 @@ def test_a_service_whose_script_was_killed_is_found_and_stopped(checkout: Checko
     script.await_end()
 
 
+def test_a_gpu_that_fails_is_said_with_a_code_of_its_own(checkout: Checkout) -> None:
+    """The preview engine is made to play one that has lost its GPU."""
+    with (checkout.root / "engines" / "preview" / "engine.py").open("a") as source:
+        source.write(LOSE_GPU)
+    script = checkout.launch()
+    script.await_text(READY)
+    assert post_task(checkout).status_code == 202
+    assert script.await_end() == 8
+    assert "The service ended because the GPU failed" in script.output
+    assert not (checkout.root / "logs" / "server.pid").exists()
+    assert "gpu_failed: It has fallen off the bus." in (checkout.root / "logs" / "api.log").read_text()
+
+
+LOSE_GPU = """
+
+def _lose_gpu(*_: object) -> None:
+    from engines.base import GpuFailedError
+
+    raise GpuFailedError("It has fallen off the bus.")
+
+
+PreviewEngine.synthesize = _lose_gpu
+"""
+
+
 def test_the_pid_of_another_program_is_left_alone(checkout: Checkout) -> None:
     pid_file = checkout.root / "logs" / "server.pid"
     pid_file.parent.mkdir()
@@ -184,14 +209,18 @@ def test_demo_uses_the_service_that_runs(running: Checkout) -> None:
 
 def start_task(checkout: Checkout) -> None:
     """Hand in the example, and wait until it is being worked on."""
+    task = post_task(checkout)
+    assert task.status_code == 202
+    status = f"{checkout.url}/api/v1/synthesis/{task.json()['task_id']}/status"
+    assert eventually(lambda: httpx.get(status, timeout=30).json()["status"] == "PROCESSING")
+
+
+def post_task(checkout: Checkout) -> httpx.Response:
     examples = checkout.root / "examples"
     with (examples / "portrait.jpg").open("rb") as image, (examples / "speech_en.wav").open("rb") as audio:
         files = {"image": image, "audio": audio}
         form = {"emotion": "happy", "duration": "4"}
-        task = httpx.post(f"{checkout.url}/api/v1/synthesis/start", files=files, data=form, timeout=30)
-    assert task.status_code == 202
-    status = f"{checkout.url}/api/v1/synthesis/{task.json()['task_id']}/status"
-    assert eventually(lambda: httpx.get(status, timeout=30).json()["status"] == "PROCESSING")
+        return httpx.post(f"{checkout.url}/api/v1/synthesis/start", files=files, data=form, timeout=30)
 
 
 def test_ctrl_c_ends_a_demo_and_leaves_the_service_that_ran_before(checkout: Checkout) -> None:
