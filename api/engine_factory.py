@@ -77,12 +77,11 @@ def _dice_talk(settings: Settings) -> Engine:
     gpu = settings.gpu
     _check_checkpoints(settings.files.checkpoint_dir)
     try:
-        problem = why_no_cuda(gpu.device_id) if gpu.device_id >= 0 else None
+        if gpu.device_id >= 0:
+            _check_gpu(gpu.device_id)
         from engines.dice_talk.engine import DiceTalkEngine  # noqa: PLC0415
     except ImportError as error:
         raise missing_packages(error) from error
-    if problem is not None:
-        raise SetupError(f"{problem} {_ON_A_CPU} synthesis.engine to dice_talk and gpu.device_id to -1.")
     return DiceTalkEngine(
         settings.files.checkpoint_dir,
         device_id=gpu.device_id,
@@ -90,6 +89,12 @@ def _dice_talk(settings: Settings) -> Engine:
         low_vram=gpu.low_vram,
         interpolate=gpu.enable_interpolate_frame,
     )
+
+
+def _check_gpu(device_id: int) -> None:
+    problem = why_no_cuda(device_id)
+    if problem is not None:
+        raise SetupError(f"{problem} {_ON_A_CPU} synthesis.engine to dice_talk and gpu.device_id to -1.")
 
 
 def _check_checkpoints(directory: Path) -> None:

@@ -82,7 +82,7 @@ class EngineLoader:
             if choice.fallback is None:
                 raise
             expected = isinstance(error, SetupError)
-            why = str(error) if expected else _BROKEN
+            why = str(error) if expected else f"The {self.name} engine could not be loaded; the service's log says why."
             logger.warning("Engine %s: %s", choice.engine.name, why, exc_info=None if expected else error)
             return choice.fallback(why)
         self._engine = choice.engine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
+from engines.dice_talk.checkpoints import REQUIRED_FILES
 from media import video
 from tests.server import wait_for
 
@@ -180,6 +182,20 @@ def test_auto_falls_back_to_the_preview_engine_and_says_so(tmp_path: Path) -> No
         assert (health["engine"], health["model_loaded"]) == ("preview", False)
         assert "preview engine is in use" in health["reason"]
     assert "WARNING - The preview engine is in use" in (tmp_path / "api.log").read_text()
+
+
+def test_auto_takes_no_hours_on_a_cpu_though_the_checkpoints_are_there(tmp_path: Path) -> None:
+    checkpoints = tmp_path / "checkpoints"
+    shutil.copytree(ROOT / "checkpoints" / "preview", checkpoints / "preview")
+    for name in REQUIRED_FILES:
+        (checkpoints / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkpoints / name).touch()
+    settings = {"SYNTHESIS__ENGINE": "auto", "GPU__DEVICE_ID": -1, "FILES__CHECKPOINT_DIR": checkpoints}
+    with server(tmp_path, **settings) as (_, client):
+        wait_for(lambda: client.get("/api/health").json()["state"] == "ready")
+        health = client.get("/api/health").json()
+        assert health["engine"] == "preview"
+        assert "On a CPU DICE-Talk takes hours" in health["reason"]
 
 
 def run(tmp_path: Path, *arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:
