@@ -1,0 +1,188 @@
+"""A server on loopback that speaks as much of the hub's protocol as downloads need, and serves the emotion priors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+TOKEN = "hf_of_an_account_that_accepted_the_licence"
+
+_API = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/(?P<kind>revision|tree)/(?P<revision>[^/]+)")
+_RESOLVE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a client asked for."""
+
+    method: str
+    path: str
+    range: str | None
+    authorization: str | None
+
+
+@dataclass
+class Hub:
+    """What the server has, how it misbehaves, and what it was asked."""
+
+    repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    priors: dict[str, bytes] = field(default_factory=dict)
+    gated: set[str] = field(default_factory=set)
+    tells_why_gated: bool = True  # mirrors may drop that header
+    announced: dict[str, int] = field(default_factory=dict)  # sizes that the list of files claims
+    cuts: dict[str, list[tuple[int, str]]] = field(default_factory=dict)  # file: after how many bytes, and how
+    status: dict[str, list[int]] = field(default_factory=dict)  # file: what the next GETs of it answer
+    understands_ranges: bool = True
+    requests: list[Request] = field(default_factory=list)
+    url: str = ""
+
+    def got(self, name: str) -> list[Request]:
+        """The GET requests for the bytes of a file."""
+        return [request for request in self.requests if request.method == "GET" and request.path.endswith(name)]
+
+    def bytes_asked_for(self) -> list[Request]:
+        """Every GET for the bytes of any file."""
+        return [request for request in self.requests if request.method == "GET" and "/api/" not in request.path]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    hub: Hub
+
+    def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002 - its name in the library
+        pass
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        path = self.path.partition("?")[0]
+        authorization = self.headers["Authorization"]
+        self.hub.requests.append(Request(self.command, path, self.headers["Range"], authorization))
+        if match := _API.fullmatch(path):
+            self._describe(match["repo"], match["kind"])
+        elif match := _RESOLVE.fullmatch(path):
+            self._resolve(match["repo"], match["file"], authorization)
+        elif path.startswith("/cdn/"):
+            repo, _, file = path.removeprefix("/cdn/").partition("//")
+            self._send_file(file, self.hub.repositories[repo][file])
+        elif path.startswith("/emo/") and path.removeprefix("/emo/") in self.hub.priors:
+            name = path.removeprefix("/emo/")
+            self._send_file(name, self.hub.priors[name])
+        else:
+            self._send(404, {}, b"nothing here")
+
+    def _describe(self, repo: str, kind: str) -> None:
+        if repo not in self.hub.repositories:
+            self._send(404, {"X-Error-Code": "RepoNotFound"}, b"{}")
+        elif kind == "revision":
+            self._send(200, {}, json.dumps({"id": repo, "sha": COMMIT}).encode())
+        else:
+            entries = [self._entry(path, content) for path, content in self.hub.repositories[repo].items()]
+            self._send(
+                200, {}, json.dumps([{"type": "directory", "path": "x", "oid": "0", "size": 0}, *entries]).encode()
+            )
+
+    def _entry(self, path: str, content: bytes) -> dict[str, Any]:
+        size = self.hub.announced.get(path, len(content))
+        entry = {"type": "file", "path": path, "size": size, "oid": git_blob(content)}
+        if not path.endswith(".json"):
+            entry["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": size, "pointerSize": 130}
+        return entry
+
+    def _resolve(self, repo: str, file: str, authorization: str | None) -> None:
+        if repo in self.hub.gated and authorization != f"Bearer {TOKEN}":
+            status = 403 if authorization else 401
+            self._send(status, {"X-Error-Code": "GatedRepo"} if self.hub.tells_why_gated else {}, b"{}")
+            return
+        content = self.hub.repositories.get(repo, {}).get(file)
+        if content is None:
+            self._send(404, {"X-Error-Code": "EntryNotFound"}, b"")
+        elif file.endswith(".json"):
+            self._send_file(file, content, {"ETag": f'"{git_blob(content)}"', "X-Repo-Commit": COMMIT})
+        else:  # as the hub does: elsewhere, to a host that must not see the token
+            elsewhere = self.hub.url.replace("127.0.0.1", "localhost")
+            headers = {
+                "Location": f"{elsewhere}/cdn/{repo}//{file}",
+                "X-Linked-ETag": f'"{hashlib.sha256(content).hexdigest()}"',
+                "X-Linked-Size": str(len(content)),
+                "X-Repo-Commit": COMMIT,
+            }
+            self._send(302, headers, b"")
+
+    def _send_file(self, name: str, content: bytes, headers: dict[str, str] | None = None) -> None:
+        status, headers = 200, dict(headers or {})
+        if self.command == "GET" and self.hub.status.get(name):
+            self._send(self.hub.status[name].pop(0), {}, b"not now")
+            return
+        if self.headers["Range"] and self.hub.understands_ranges:
+            start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            status, content = 206, content[start:]
+        cuts = self.hub.cuts.get(name)
+        if self.command == "GET" and cuts:
+            self._send(status, headers, content, *cuts.pop(0))
+        else:
+            self._send(status, headers, content)
+
+    def _send(
+        self, status: int, headers: dict[str, str], content: bytes, end: int | None = None, how: str = ""
+    ) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        try:
+            self.wfile.write(content if end is None else content[:end])
+            if how == "stall":
+                self.rfile.read(1)  # until the client goes away
+        except OSError:
+            pass
+        if how == "reset":
+            time.sleep(0.5)  # for what was sent to be read: a reset throws away the rest
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close_connection = end is not None
+
+
+def git_blob(content: bytes) -> str:
+    """The id that git gives this content."""
+    return hashlib.sha1(b"blob %d\0%b" % (len(content), content), usedforsecurity=False).hexdigest()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that go away are part of the tests."""
+
+
+@contextmanager
+def serving(hub: Hub) -> Iterator[Hub]:
+    """Serve it until the end of the block."""
+    handler = type("Handler", (_Handler,), {"hub": hub})
+    with _Server(("127.0.0.1", 0), handler) as server:
+        hub.url = f"http://127.0.0.1:{server.server_address[1]}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield hub
+        finally:
+            server.shutdown()
+            thread.join()
