@@ -9,6 +9,7 @@
 #   status     say whether the service runs, where, and with which engine
 #   health     ask the service how it is
 #   install    install or repair the environment, start nothing
+#   download   fetch DICE-Talk's checkpoints, or those that are missing or damaged; goes on where it was cut off
 #   demo       make a video of the shipped example, with the running service or with one of its own
 #   help       show this
 #
@@ -18,6 +19,7 @@
 #   --config FILE      another configuration file
 #   --engine ENGINE    auto, dice_talk or preview
 #   --output FILE      where demo puts its video    (demo.mp4 in the current directory)
+#   --emotions-url URL where download finds the emotion priors (otherwise where they were published)
 #
 # Environment
 #   DICE_TALK_VENV             directory of the Python environment                (.venv)
@@ -25,6 +27,7 @@
 #   DICE_TALK_START_TIMEOUT    seconds that start waits for the engine            (900)
 #   DICE_TALK_STOP_TIMEOUT     seconds that stop waits before it kills            (tasks.shutdown_grace + 30)
 #   DICE_TALK_SECTION__KEY     any setting, such as DICE_TALK_SERVER__PORT=9000
+#   HF_TOKEN, HF_ENDPOINT      for download: access token and mirror of the Hugging Face hub
 #
 # Exit codes
 #   0  done: stopped cleanly, running, healthy
@@ -47,6 +50,7 @@ readonly PID_FILE=$ROOT/logs/server.pid # the service's process, and its URL on 
 readonly START_TIMEOUT=${DICE_TALK_START_TIMEOUT:-900} STOP_TIMEOUT=${DICE_TALK_STOP_TIMEOUT:-}
 
 options=()                         # for the service, from the command line
+sources=()                         # for download, from the command line
 host="" port="" url="" pid=""      # where the service listens; its process, when another start_server.sh started it
 grace=30                           # seconds that the settings give running tasks when the service is stopped
 state="" engine="" reason=""       # what the service says about itself
@@ -106,6 +110,13 @@ command_install() {
     done
     prepare
     say "Everything is installed in $VENV."
+}
+
+command_download() {
+    prepare_environment requirements_api.txt
+    read_address
+    prepare_environment requirements_api.txt requirements.txt
+    exec "$VENV/bin/python" -m engines.dice_talk.checkpoints download --dir "$checkpoints" "${sources[@]}"
 }
 
 command_demo() {
@@ -355,7 +366,7 @@ fi
 while (($#)); do
     if [[ $1 == --*=* ]]; then set -- "${1%%=*}" "${1#*=}" "${@:2}"; fi
     case $1 in
-        --host | --port | --config | --engine | --output) ;;
+        --host | --port | --config | --engine | --output | --emotions-url) ;;
         -h | --help)
             command=help
             break
@@ -366,6 +377,7 @@ while (($#)); do
     case $1 in
         --config) options+=("$1" "$(absolute "$2")") ;;
         --output) output=$(absolute "$2") ;;
+        --emotions-url) sources+=("$1" "$2") ;;
         *) options+=("$1" "$2") ;;
     esac
     shift 2
@@ -379,6 +391,6 @@ trap 'exit 143' TERM
 trap 'exit 130' INT
 cd -- "$ROOT"
 case $command in
-    start | stop | status | health | install | demo | help) "command_$command" ;;
+    start | stop | status | health | install | download | demo | help) "command_$command" ;;
     *) usage "There is no command $command." ;;
 esac
