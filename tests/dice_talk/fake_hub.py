@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import random
 import re
 import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+from engines.base import Emotion
+from engines.dice_talk.sources import REPOSITORIES
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_of_an_account_that_accepted_the_licence"
@@ -54,6 +60,33 @@ class Hub:
     def bytes_asked_for(self) -> list[Request]:
         """Every GET for the bytes of any file."""
         return [request for request in self.requests if request.method == "GET" and "/api/" not in request.path]
+
+    def adapt(self, sources: Path) -> None:
+        """Make a copy of `sources.json` expect the priors of this hub."""
+        content = json.loads(sources.read_text())
+        content["emotions"]["url"] = f"{self.url}/emo"
+        for name, prior in self.priors.items():
+            content["emotions"]["sha256"][name.removesuffix(".npy")] = hashlib.sha256(prior).hexdigest()
+        sources.write_text(json.dumps(content))
+
+    def environment(self, home: Path, given: Mapping[str, str] = os.environ) -> dict[str, str]:
+        """The variables `given`, for a program that is to know this hub alone."""
+        mine = {
+            name: value
+            for name, value in given.items()
+            if not name.startswith("HF_") and not name.lower().endswith("_proxy")
+        }
+        return mine | {"HF_ENDPOINT": self.url, "HF_HOME": str(home), "NO_PROXY": "*"}
+
+
+def complete_hub() -> Hub:
+    """One that has every file of the sources, small, each with content of its own."""
+    draw = random.Random(1)
+    repositories = {
+        repository.name: {file: draw.randbytes(draw.randrange(1, 5000)) for file in repository.files}
+        for repository in REPOSITORIES
+    }
+    return Hub(repositories, {f"{emotion}.npy": draw.randbytes(1403) for emotion in Emotion})
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import random
 import shutil
 import signal
@@ -19,8 +17,7 @@ import pytest
 
 from engines.base import Emotion
 from engines.dice_talk.checkpoints import REQUIRED_FILES, missing_files
-from engines.dice_talk.sources import REPOSITORIES
-from tests.dice_talk.fake_hub import COMMIT, TOKEN, Hub, serving
+from tests.dice_talk.fake_hub import TOKEN, Hub, complete_hub, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 UNET = "DICE-Talk/unet.pth"
@@ -31,16 +28,12 @@ LARGE = 3 * CHUNK
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
-    """Every file of the sources, each with content of its own; the UNet's is of more than one chunk."""
-    draw = random.Random(1)
-    repositories = {
-        repository.name: {file: draw.randbytes(draw.randrange(1, 5000)) for file in repository.files}
-        for repository in REPOSITORIES
-    }
-    repositories["EEEELY/DICE-Talk"][UNET] = draw.randbytes(1024) * (LARGE // 1024)
-    repositories["EEEELY/DICE-Talk"]["not for us.bin"] = b"unused"
-    priors = {f"{emotion}.npy": draw.randbytes(1403) for emotion in Emotion}
-    with serving(Hub(repositories, priors)) as made:
+    """A hub where the UNet's file is of more than one chunk."""
+    made = complete_hub()
+    files = made.repositories["EEEELY/DICE-Talk"]
+    files[UNET] = random.Random(2).randbytes(1024) * (LARGE // 1024)
+    files["not for us.bin"] = b"unused"
+    with serving(made):
         yield made
 
 
@@ -56,17 +49,9 @@ class Program:
             shutil.copy(ROOT / "engines" / name, package.parent)
         for file in (ROOT / "engines" / "dice_talk").glob("*.py"):
             shutil.copy(file, package)
-        sources = json.loads((ROOT / "engines" / "dice_talk" / "sources.json").read_text())
-        sources["emotions"]["url"] = f"{hub.url}/emo"
-        for emotion in Emotion:
-            sources["emotions"]["sha256"][emotion] = hashlib.sha256(hub.priors[f"{emotion}.npy"]).hexdigest()
-        (package / "sources.json").write_text(json.dumps(sources))
-        mine = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith("HF_") and not name.lower().endswith("_proxy")
-        }
-        self.environment = mine | {"HF_ENDPOINT": hub.url, "HF_HOME": str(root / "home"), "NO_PROXY": "*"}
+        shutil.copy(ROOT / "engines" / "dice_talk" / "sources.json", package)
+        hub.adapt(package / "sources.json")
+        self.environment = hub.environment(root / "home")
 
     def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -396,4 +381,3 @@ def test_the_list_of_files_is_there_without_anything_heavy() -> None:
     assert result.stdout.split() == []
     assert {f"emotions/{emotion}.npy" for emotion in Emotion} < set(REQUIRED_FILES)
     assert len(set(REQUIRED_FILES)) == 24
-    assert COMMIT not in str(REQUIRED_FILES)

@@ -20,8 +20,10 @@ READY = "Ctrl-C stops it."
 def test_help_names_every_command_option_and_exit_code(checkout: Checkout, word: str) -> None:
     code, output = checkout.run(word)
     assert code == 0
-    for name in ("start", "stop", "status", "health", "install", "demo", "--host", "--port", "--config", "--engine"):
-        assert name in output
+    for name in ("start", "stop", "status", "health", "install", "download", "demo"):
+        assert f"\n  {name} " in output
+    for name in ("--host", "--port", "--config", "--engine", "--output", "--emotions-url"):
+        assert f"\n  {name} " in output
     assert [int(number) for number in re.findall(r"^  (\d)  ", output, re.MULTILINE)] == list(range(9))
 
 
