@@ -55,7 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return _run(options.action, directory, options.emotions_url)
     except KeyboardInterrupt:
-        print("\nInterrupted. What was fetched is kept: the same command goes on from there.", file=sys.stderr)
+        kept = " What was fetched is kept: the same command goes on from there." if options.action == "download" else ""
+        print(f"\nInterrupted.{kept}", file=sys.stderr)
         return EXIT_INTERRUPTED
 
 

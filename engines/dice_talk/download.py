@@ -48,11 +48,14 @@ def download(directory: Path, emotions_url: str | None = None) -> None:
 def verify(directory: Path) -> tuple[int, int]:
     """Print a line for each checkpoint file; returns how many are wrong, and how many could not be checked."""
     known = {file.name: file.fingerprint for file in priors()}
+    problems: dict[str, list[str]] = {}
     for repository in REPOSITORIES:
         try:
             known |= {file.name: file.fingerprint for file in files_of(repository)}
         except FetchError as error:
-            print(f"{error}\nThe files of {repository.name} are checked against what the hub said at their download.")
+            problems.setdefault(str(error), []).append(repository.name)
+    for problem, names in problems.items():
+        print(f"{problem}\nChecked against what the hub said at the download: {', '.join(names)}.")
     record = Record(directory)
     states = []
     for name in REQUIRED_FILES:
@@ -112,7 +115,7 @@ def _announce(wanted: list[RemoteFile], total: int, directory: Path) -> None:
     if free < left:
         raise FetchError(
             f"There is not enough room: {_readable(left)} are still to fetch, and the disk of {directory} "
-            f"has {_readable(free)} free. Make room, or name another directory with --dir."
+            f"has {_readable(free)} free. Make room, or choose another checkpoint directory."
         )
 
 

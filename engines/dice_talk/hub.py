@@ -17,6 +17,7 @@ from engines.dice_talk.integrity import Fingerprint
 from engines.dice_talk.sources import PRIORS, Repository
 
 HUB = constants.ENDPOINT  # HF_ENDPOINT, if that was set
+WEBSITE = "https://huggingface.co"  # where accounts are: a mirror has none
 
 
 class FetchError(Exception):
@@ -102,8 +103,9 @@ def _refusal(error: HfHubHTTPError, repository: Repository | None, url: str) -> 
             else ""
         )
         return (
-            f"{what} is gated ({repository.licence}). {token}Log in and accept the licence on {HUB}/{repository.name}, "
-            f"make an access token on {HUB}/settings/tokens, and set HF_TOKEN to it or run `hf auth login`."
+            f"{what} is gated ({repository.licence}). {token}Log in and accept the licence on "
+            f"{WEBSITE}/{repository.name}, "
+            f"make an access token on {WEBSITE}/settings/tokens, and set HF_TOKEN to it or run `hf auth login`."
         )
     if status in (401, 403):
         return (

@@ -205,8 +205,8 @@ def test_verify_without_the_hub(program: Program, hub: Hub) -> None:
     assert program.run("download")[0] == 0
     code, output = program.run("verify", HF_HUB_OFFLINE="1")
     assert code == 0, output
-    assert "HF_HUB_OFFLINE is set" in output
-    assert "checked against what the hub said at their download" in output
+    assert output.count("HF_HUB_OFFLINE is set") == 1
+    assert "Checked against what the hub said at the download: EEEELY/DICE-Talk, " in output
 
     for content in ("", "[]", '{"yoloface_v5m.pt": 7}'):
         (program.directory / ".downloaded.json").write_text(content)
@@ -237,11 +237,20 @@ def test_a_gated_repository_is_explained_before_anything_is_fetched(
     hub.tells_why_gated = tells_why
     code, output = program.run("download", **({"HF_TOKEN": token} if token else {}))
     assert code == 5
-    assert f"accept the licence on {hub.url}/{SVD}" in output
+    assert f"accept the licence on https://huggingface.co/{SVD}" in output
     assert "HF_TOKEN" in output
     assert "`hf auth login`" in output
     assert ("An access token was sent" in output) == bool(token)
     assert hub.bytes_asked_for() == []
+
+
+def test_a_refused_token_is_told_from_a_gated_repository(program: Program, hub: Hub) -> None:
+    hub.gated.add("openai/whisper-tiny")
+    hub.tells_why_gated = False
+    code, output = program.run("download", HF_TOKEN="hf_expired")
+    assert code == 5
+    assert "refuses access to openai/whisper-tiny" in output
+    assert "may have expired: this repository needs none" in output
 
 
 def test_the_token_goes_to_the_hub_alone(program: Program, hub: Hub) -> None:
