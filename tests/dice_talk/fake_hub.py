@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import random
 import re
 import socket
 import struct
+import termios
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -189,9 +191,17 @@ class _Handler(BaseHTTPRequestHandler):
         except OSError:
             pass
         if how == "reset":
-            time.sleep(0.5)  # for what was sent to be read: a reset throws away the rest
+            self._await_acknowledgement()  # a reset throws away what is still to be sent
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close_connection = end is not None
+
+    def _await_acknowledgement(self) -> None:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            (unsent,) = struct.unpack("i", fcntl.ioctl(self.connection, termios.TIOCOUTQ, bytes(4)))
+            if not unsent:
+                return
+            time.sleep(0.01)
 
 
 def git_blob(content: bytes) -> str:
