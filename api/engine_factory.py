@@ -106,5 +106,5 @@ def _check_checkpoints(directory: Path) -> None:
         raise SetupError(
             f"DICE-Talk's checkpoints are not complete: {', '.join(missing[:3])}{more} "
             f"{'is' if len(missing) == 1 else 'are'} missing under {directory.name}/. "
-            "Put the official files there, or set synthesis.engine to preview."
+            "Fetch them with ./start_server.sh download, or set synthesis.engine to preview."
         )

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from api.admission import check_time
 from api.errors import ApiError, UnavailableError, is_disk_full
-from api.eta import SpeedMeter
+from api.eta import SpeedMeter, WorkClock
 from api.file_store import FileStore
 from api.models import TaskErrorCode, TaskStatus
 from api.settings import TaskSettings
@@ -278,16 +278,15 @@ class TaskManager:
     def _run(self, task_id: str) -> None:
         task = self._tasks[task_id]
         engine = self._engine()
-        started = self._monotonic()
-        deadline = started + self._settings.timeout_seconds
+        clock = WorkClock(self._monotonic)
         result: Result | None = None
         code, message = TaskErrorCode.INTERNAL, ""
         logger.info("Task %s started", task_id)
         try:
             engine.synthesize(
                 task.job,
-                self._reporter(task_id, engine),
-                lambda: self._interrupt.is_set() or self._monotonic() > deadline,
+                self._reporter(task_id, engine, clock),
+                lambda: self._interrupt.is_set() or clock.seconds() > self._settings.timeout_seconds,
             )
             result = Result(task.job.output, _sha256(task.job.output))
         except JobCancelledError:
@@ -305,11 +304,11 @@ class TaskManager:
             if not task.ended:  # a shutdown may have given it up
                 self._end(task, result=result, code=code, message=message)
             if result is not None:
-                self._speed.learn(task.estimate_seconds, self._monotonic() - started)
+                self._speed.learn(task.estimate_seconds, clock.seconds())
             self._dispatch()
             self._changed.notify_all()
 
-    def _reporter(self, task_id: str, engine: Engine) -> Report:
+    def _reporter(self, task_id: str, engine: Engine, clock: WorkClock) -> Report:
         before: dict[Stage, float] = {}
         total = 0.0
         for stage, weight in engine.stage_weights.items():
@@ -317,6 +316,7 @@ class TaskManager:
             total += weight
 
         def report(stage: Stage, fraction: float, message: str, remaining: float | None = None, /) -> None:
+            clock.run(stage is not Stage.QUEUED)
             weight = engine.stage_weights.get(stage, 0.0)
             progress = before.get(stage, 0.0) + weight * min(max(fraction, 0.0), 1.0)
             with self._changed:

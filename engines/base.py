@@ -100,7 +100,8 @@ class Report(Protocol):
     """How an engine tells what it is doing."""
 
     def __call__(self, stage: Stage, fraction: float, message: str, remaining: float | None = None, /) -> None:
-        """`fraction` of the stage is done (0..1); `message` is a sentence for the client.
+        """`fraction` of the stage is done (0..1); `message` is a sentence for the client. `Stage.QUEUED`: the engine
+        waits for another job; the time does not count for this one.
 
         `remaining`: seconds until the video is ready, where the engine knows better than the share of the stages done.
         """

@@ -29,7 +29,8 @@ class ScriptedEngine:
     """Runs through its stages in `steps`, waiting before each while `hold()` is in force.
 
     `failures` are raised by the next jobs, one each. A portrait that is all one colour has no face. A second of speech
-    is estimated at `cost` seconds of work; more than `room` seconds of speech are too large.
+    is estimated at `cost` seconds of work; more than `room` seconds of speech are too large. With `waits`, a job says
+    until `go_on()` that it waits for another.
     """
 
     name = "preview"
@@ -41,6 +42,7 @@ class ScriptedEngine:
         self.steps = steps
         self.load_error = load_error
         self.cost, self.room = 1.0, 600.0
+        self.waits = False
         self.failures: list[Exception] = []
         self.jobs: list[SynthesisJob] = []
         self.closed = False
@@ -78,6 +80,8 @@ class ScriptedEngine:
 
     def synthesize(self, job: SynthesisJob, report: Report, cancelled: Cancelled) -> None:
         self.jobs.append(job)
+        if self.waits:
+            report(Stage.QUEUED, 1.0, "Waiting for another job")
         self._begun.release()
         failure = self.failures.pop(0) if self.failures else None
         for stage in self.stage_weights:

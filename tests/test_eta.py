@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from api.eta import SpeedMeter
+from api.eta import SpeedMeter, WorkClock
 
 
 def test_at_first_the_estimate_counts_then_the_tasks_own_speed() -> None:
@@ -31,3 +31,18 @@ def test_short_tasks_say_little_of_long_ones() -> None:
     assert meter.total(1000) == pytest.approx(1120)  # 1 + 0.03 × 4
     meter.learn(estimated=1000, actual=1000)
     assert meter.total(1000) == pytest.approx(1084)
+
+
+def test_the_work_clock_stands_still_while_a_task_waits() -> None:
+    now = 100.0
+    clock = WorkClock(lambda: now)
+    now += 2
+    assert clock.seconds() == 2
+    clock.run(False)
+    now += 50
+    clock.run(False)  # said again
+    assert clock.seconds() == 2
+    clock.run(True)
+    now += 3
+    clock.run(True)
+    assert clock.seconds() == 5

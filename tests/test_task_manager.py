@@ -254,6 +254,22 @@ def test_a_task_that_takes_too_long_times_out(tmp_path: Path) -> None:
     world.manager.shutdown(1)
 
 
+def test_time_spent_waiting_for_another_job_does_not_count(tmp_path: Path) -> None:
+    world = World(tmp_path, timeout_seconds=5)
+    world.engine.cost = 0.1
+    world.engine.waits = True
+    world.engine.hold()
+    task_id = world.submit()
+    world.engine.wait_begun()
+    task = world.get(task_id).task
+    assert (task.status, task.stage, task.message) == ("PROCESSING", "queued", "Waiting for another job")
+    world.now += 1000
+    world.engine.go_on()
+    world.finish(task_id)
+    assert world.status(task_id) == ["COMPLETED"]
+    world.manager.shutdown(1)
+
+
 def test_what_would_time_out_is_refused_and_leaves_no_task(world: World) -> None:
     world.engine.cost = 360.5  # for each of 10 s
     with pytest.raises(ApiError) as refused:

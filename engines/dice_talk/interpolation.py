@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import torch.nn.functional as F  # noqa: N812  the usual name
@@ -70,6 +70,10 @@ class IFNet(nn.Module):
         weight = torch.sigmoid(mask)
         return warped[0] * weight + warped[1] * (1 - weight), flow, weight
 
+    def middle(self, first: Tensor, second: Tensor) -> Tensor:
+        """The frame between two frames, all (3, H, W) in 0..1."""
+        return self(first[None], second[None])[0][0].clamp(0, 1)
+
 
 def _swap(flow: Tensor) -> Tensor:
     return flow[:, [2, 3, 0, 1]]
@@ -89,11 +93,11 @@ def _warp(image: Tensor, flow: Tensor, grid: Tensor) -> Tensor:
     return F.grid_sample(image, places, mode="bilinear", padding_mode="border", align_corners=True)
 
 
-def double_rate(network: IFNet, frames: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Frames (3, H, W), 0..1 → each of them and, between two, their middle: 2N - 1 frames, one pair at a time."""
+def double_rate(middle: Callable[[Tensor, Tensor], Tensor], frames: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Each of N frames and, between two, their middle: 2N - 1 frames, one pair at a time."""
     before: Tensor | None = None
     for frame in frames:
         if before is not None:
-            yield network(before[None], frame[None])[0][0].clamp(0, 1)
+            yield middle(before, frame)
         yield frame
         before = frame

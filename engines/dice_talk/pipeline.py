@@ -102,7 +102,7 @@ class Pipeline:
         """
         torch.randn(1, 3, height, width, generator=generator, device=self.device)
         shape = (1, frames + PADDING, 4, height // 8, width // 8)
-        return torch.randn(shape, generator=generator, device=self.device, dtype=self.dtype)[0].float().cpu()
+        return torch.randn(shape, generator=generator, device=self.device, dtype=self.dtype)[0].cpu().float()
 
     def prepare(self, portrait: PortraitTensors, emotion_row: int, run: Run = run_plainly) -> Conditions:
         """Encode the portrait and the mask, once for the whole video."""
@@ -153,7 +153,8 @@ class Pipeline:
         ids = torch.tensor([FPS, MOTION_BUCKET * sampling.motion, MOTION_BUCKET_EXP * sampling.motion])
         total = sampling.steps * len(windows(len(noise), 0))
         done = 0
-        x = conditions.start + levels[0] * noise
+        x = torch.add(conditions.start, noise, alpha=levels[0])
+        del noise
         for step, (sigma, next_sigma) in enumerate(itertools.pairwise(levels)):
             time = run(lambda _: unet.embed_time(sampler.timestep(sigma), ids))  # noqa: B023  it runs at once
             after = torch.zeros_like(x)
@@ -172,7 +173,7 @@ class Pipeline:
                 done += 1
                 if on_window is not None:
                     on_window(done, total)
-            x = after / visits
+            x = after.div_(visits)
         return x
 
     def decode(self, latents: Tensor, frames: int, run: Run = run_plainly) -> Iterator[Tensor]:

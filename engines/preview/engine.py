@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 import cv2
 
+from engines.ahead import ahead
 from engines.base import (
     Cancelled,
     Estimate,
@@ -117,7 +115,7 @@ class PreviewEngine:
                 seconds=job.seconds,
                 comment=f"Preview by the {self.name} engine {self.version}: an animated photograph, not DICE-Talk.",
             ) as writer,
-            _ahead(renderer.frame(pose) for pose in poses) as rendered,
+            ahead((renderer.frame(pose) for pose in poses), QUEUE_FRAMES) as rendered,
         ):
             for number, picture in enumerate(rendered, 1):
                 check()
@@ -136,45 +134,3 @@ class PreviewEngine:
         if finder is None:
             raise SetupError("The preview engine is not loaded.")
         return finder
-
-
-@contextmanager
-def _ahead(frames: Iterator[Image]) -> Iterator[Iterator[Image]]:
-    """Draw frames in a thread of their own, a few ahead of whoever takes them; the thread ends with the block.
-
-    What goes wrong while drawing is raised where the frame is taken.
-    """
-    ready: queue.Queue[Image | BaseException | None] = queue.Queue(QUEUE_FRAMES)
-    stopped = threading.Event()
-
-    def put(item: Image | BaseException | None) -> None:
-        while not stopped.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return
-
-    def draw() -> None:
-        try:
-            for picture in frames:
-                put(picture)
-                if stopped.is_set():
-                    return
-            put(None)
-        except BaseException as error:  # the taker raises it
-            put(error)
-
-    def take() -> Iterator[Image]:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-
-    thread = threading.Thread(target=draw, name="preview-render")
-    thread.start()
-    try:
-        yield take()
-    finally:
-        stopped.set()
-        thread.join()

@@ -317,7 +317,7 @@ def full_chain(case: Case) -> Outputs:
         noise = pipeline.noise(pipeline.generator(config["torch_seed"]), features.frames, height, width)
         latents = pipeline.denoise(pipeline.prepare(made, 0), noise, features.clips, pipelines.sampling(config))
         video = list(pipeline.decode(latents, features.frames))
-    doubled = torch.stack(list(double_rate(network, video)))
+    doubled = torch.stack(list(double_rate(network.middle, video)))
     return {
         "audio_tokens": projection(clips),
         "uncond_audio_token": projection(torch.zeros_like(clips[:1]))[0],

@@ -143,7 +143,7 @@ def test_lips_of_the_video_follow_the_voice(make_clip: MakeClip, finder: FaceFin
 def test_cancelling_stops_soon_and_leaves_nothing(engine: PreviewEngine, portrait: Image, tmp_path: Path) -> None:
     rendered = 0
 
-    def count(stage: Stage, fraction: float, sentence: str) -> None:
+    def count(stage: Stage, fraction: float, sentence: str, remaining: float | None = None, /) -> None:
         nonlocal rendered
         rendered += stage is Stage.RENDERING
 

@@ -1,0 +1,112 @@
+"""The device, driven by one job at a time, and what is done when it runs out of memory or breaks."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+from engines.base import GpuFailedError, GpuOutOfMemoryError
+
+T = TypeVar("T")
+logger = logging.getLogger("engines.dice_talk")
+
+_POLL_SECONDS = 0.1  # how often somebody who waits looks whether their job was cancelled
+
+
+class Turn:
+    """A lock that is handed on in the order in which it was asked for."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._line: deque[object] = deque()  # the holder first
+
+    @contextmanager
+    def held(self, check: Callable[[], None], waiting: Callable[[], None] | None = None) -> Iterator[None]:
+        """Wait and hold. Meanwhile `check` may raise to leave the line; `waiting` is called once if it takes long."""
+        ticket = object()
+        with self._changed:
+            self._line.append(ticket)
+        try:
+            self._wait(ticket, check, waiting)
+            yield
+        finally:
+            with self._changed:
+                self._line.remove(ticket)
+                self._changed.notify_all()
+
+    def _wait(self, ticket: object, check: Callable[[], None], waiting: Callable[[], None] | None) -> None:
+        while True:
+            check()
+            with self._changed:
+                if self._changed.wait_for(lambda: self._line[0] is ticket, _POLL_SECONDS):
+                    return
+            if waiting is not None:
+                waiting()
+
+
+class Work:
+    """One job's pieces of work for the device: each waits for its turn, stops when the job was cancelled, and is
+    done again with little memory when the device runs out of it.
+    """
+
+    def __init__(self, device: torch.device, turn: Turn, check: Callable[[], None], *, low_memory: bool) -> None:
+        """`check` raises when the job should stop."""
+        self._device = device
+        self._turn = turn
+        self._check = check
+        self.low_memory = low_memory
+
+    def __call__(self, work: Callable[[bool], T]) -> T:
+        """Raises GpuOutOfMemoryError, GpuFailedError, and what `check` raises."""
+        with self._turn.held(self._check):
+            try:
+                return self._attempt(work)
+            except torch.OutOfMemoryError as error:
+                if self.low_memory:
+                    self._free()
+                    raise GpuOutOfMemoryError(
+                        "The GPU ran out of memory, in the low-memory mode too. Try a smaller min_resolution."
+                    ) from error
+            logger.warning("The GPU ran out of memory: the job goes on in the low-memory mode.")
+            self._free()  # out here, where the failed attempt's tensors are gone
+            self.low_memory = True
+            try:
+                return self._attempt(work)
+            except torch.OutOfMemoryError as error:
+                self._free()
+                raise GpuOutOfMemoryError(
+                    "The GPU ran out of memory, in the low-memory mode too. Try a smaller min_resolution."
+                ) from error
+
+    def _attempt(self, work: Callable[[bool], T]) -> T:
+        try:
+            return work(self.low_memory)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            if _is_out_of_memory(error):
+                raise torch.OutOfMemoryError(str(error)) from error
+            if _is_broken(error):
+                logger.exception("The GPU failed")
+                raise GpuFailedError("The GPU failed, and the service has to be started again.") from error
+            raise
+
+    def _free(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """cuBLAS and cuDNN have ways of their own to say it."""
+    return any(phrase in str(error) for phrase in ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED"))
+
+
+def _is_broken(error: RuntimeError) -> bool:
+    """After such an error no call of this process to the device will work any more."""
+    return isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error)

@@ -1,0 +1,203 @@
+"""All networks of the engine from the official checkpoint layout."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections import ChainMap
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from diffusers import AutoencoderKLTemporalDecoder
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, WhisperConfig
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from engines.base import Emotion, SetupError
+from engines.dice_talk.audio_features import CLIP_TOKENS, SpeechEncoder
+from engines.dice_talk.conditioning import EmotionModel, PoseGuider, TokenProjection
+from engines.dice_talk.face import FaceDetector
+from engines.dice_talk.interpolation import IFNet
+from engines.dice_talk.loading import TensorFile, fill
+from engines.dice_talk.pipeline import Networks, project_emotions
+from engines.dice_talk.priors import read_prior
+from engines.dice_talk.unet import UNet, UNetConfig
+
+SVD = "stable-video-diffusion-img2vid-xt"
+_CPU = torch.device("cpu")
+_ADAPTERS = ".attn2.processor."
+
+Made = TypeVar("Made", bound=nn.Module)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What the engine works with. The speech encoder and the detector stay on the CPU: they are small, and prepare
+    one job while the device works on another.
+    """
+
+    networks: Networks
+    speech: SpeechEncoder
+    detector: FaceDetector
+    interpolation: IFNet | None
+
+
+def load(
+    directory: Path, device: torch.device, dtype: torch.dtype, *, interpolate: bool, encoder_on_device: bool
+) -> Loaded:
+    """Read everything. `encoder_on_device`: whether the image encoder, 1.2 GiB in half precision and used once in a
+    job, may stay on the device. Raises SetupError.
+    """
+    unet = _unet(directory, device, dtype)
+    width = unet.config.cross_attention_dim
+    speech = _speech_encoder(directory)
+    emotions = _emotion_tokens(directory, width)
+    return Loaded(
+        networks=Networks(
+            unet=unet,
+            pose_guider=_pose_guider(directory, unet.config.block_out_channels[0], device, dtype),
+            audio_projection=_audio_projection(directory, speech, width, device),
+            vae=_vae(directory, device, dtype),
+            image_encoder=_image_encoder(
+                directory, *((device, dtype) if encoder_on_device else (_CPU, torch.float32)), width
+            ),
+            emotion_layers=project_emotions(unet, emotions),
+            emotion_rows={emotion: row for row, emotion in enumerate(Emotion)},
+            no_emotion=len(Emotion),
+        ),
+        speech=speech,
+        detector=_detector(directory),
+        interpolation=_interpolation(directory, device) if interpolate else None,
+    )
+
+
+def _made(build: Callable[[], Made]) -> Made:
+    """A module without memory for its parameters."""
+    with torch.device("meta"):
+        return build()
+
+
+def _config(directory: Path, name: str) -> dict[str, Any]:
+    try:
+        values = json.loads((directory / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SetupError(f"{name} is missing. ./start_server.sh download fetches it.") from None
+    except (OSError, ValueError) as error:
+        raise SetupError(f"{name} is damaged. ./start_server.sh download fetches it again.") from error
+    return dict(values)
+
+
+def _unet(directory: Path, device: torch.device, dtype: torch.dtype) -> UNet:
+    """The base network's weights, and over them what DICE-Talk trained: at least the adapters."""
+    config = UNetConfig.from_json(_config(directory, f"{SVD}/unet/config.json"))
+    unet = _made(lambda: UNet(config))
+    base = TensorFile(directory, f"{SVD}/unet/diffusion_pytorch_model.fp16.safetensors")
+    trained = TensorFile(directory, "DICE-Talk/unet.pth")
+    adapters = [key for key in unet.state_dict() if _ADAPTERS in key]
+    untrained = [key for key in adapters if key not in trained]
+    if untrained:
+        raise SetupError(
+            f"{trained.name} does not fit the network: {untrained[0]} is missing, {len(untrained)} of "
+            f"{len(adapters)} adapter weights in all. ./start_server.sh download fetches it again."
+        )
+    files: list[Any] = [trained, base]  # a ChainMap wants what can be changed, but it is only read
+    fill(unet, ChainMap(*files), name=f"{trained.name} over {base.name}", device=device, dtype=dtype)
+    return unet
+
+
+def _pose_guider(directory: Path, channels: int, device: torch.device, dtype: torch.dtype) -> PoseGuider:
+    file = TensorFile(directory, "DICE-Talk/pose_guider.pth")
+    widths = [file.shape("conv_in.weight")[0]]
+    while f"blocks.{2 * len(widths) - 1}.weight" in file:
+        widths.append(file.shape(f"blocks.{2 * len(widths) - 1}.weight")[0])
+    guider = _made(lambda: PoseGuider(channels, tuple(widths)))
+    fill(guider, file, name=file.name, device=device, dtype=dtype)
+    return guider
+
+
+def _audio_projection(directory: Path, speech: SpeechEncoder, width: int, device: torch.device) -> TokenProjection:
+    file = TensorFile(directory, "DICE-Talk/audio_linear.pth")
+    states, channels = speech.token_shape
+    hidden, tokens = file.shape("proj1.weight")[0], file.shape("proj3.weight")[0] // width
+    projection = _made(lambda: TokenProjection(CLIP_TOKENS * states * channels, hidden, tokens, width))
+    fill(projection, file, name=file.name, device=device, dtype=torch.float32)
+    return projection
+
+
+def _emotion_tokens(directory: Path, width: int) -> Tensor:
+    """The tokens of all emotions and, last, of none: (9, tokens, width). The model is not needed after this."""
+    file = TensorFile(directory, "DICE-Talk/emo_model.pth")
+    hidden, tokens = file.shape("emo_linear.proj1.weight")[0], file.shape("emo_linear.proj3.weight")[0] // width
+    model = _made(lambda: EmotionModel(hidden, tokens, width))
+    fill(model, file, name=file.name, device=_CPU, dtype=torch.float32, ignored=("classifier.", "codebook.fc."))
+    try:
+        priors = [torch.from_numpy(read_prior(directory / "emotions" / f"{emotion}.npy")) for emotion in Emotion]
+    except (OSError, ValueError) as error:
+        raise SetupError(f"{error} ./start_server.sh download fetches it again.") from error
+    with torch.inference_mode():
+        return model(torch.cat([*priors, torch.zeros_like(priors[0])]))
+
+
+def _vae(directory: Path, device: torch.device, dtype: torch.dtype) -> AutoencoderKLTemporalDecoder:
+    """Decoding in `dtype`, encoding in fp32."""
+    config = _config(directory, f"{SVD}/vae/config.json")
+    autoencoder = _made(lambda: AutoencoderKLTemporalDecoder.from_config(config))
+    file = TensorFile(directory, f"{SVD}/vae/diffusion_pytorch_model.fp16.safetensors")
+    fill(
+        autoencoder,
+        file,
+        name=file.name,
+        device=device,
+        dtype=lambda key: dtype if key.startswith("decoder.") else torch.float32,
+    )
+    return autoencoder
+
+
+def _image_encoder(
+    directory: Path, device: torch.device, dtype: torch.dtype, width: int
+) -> CLIPVisionModelWithProjection:
+    config = CLIPVisionConfig.from_dict(_config(directory, f"{SVD}/image_encoder/config.json"))
+    if config.projection_dim != width:
+        raise SetupError(
+            f"{SVD}/image_encoder/config.json does not fit the network: its projection_dim is {config.projection_dim}, "
+            f"the UNet's cross_attention_dim {width}."
+        )
+    encoder = _made(lambda: CLIPVisionModelWithProjection(config))
+    file = TensorFile(directory, f"{SVD}/image_encoder/model.fp16.safetensors")
+    # In some versions the file holds the positions too, which are only a range.
+    fill(encoder, file, name=file.name, device=device, dtype=dtype, ignored=("vision_model.embeddings.position_ids",))
+    embeddings: Any = encoder.vision_model.embeddings
+    embeddings.position_ids = torch.arange(embeddings.num_positions, device=device)[None]
+    return encoder
+
+
+def _speech_encoder(directory: Path) -> SpeechEncoder:
+    config = WhisperConfig.from_dict(_config(directory, "whisper-tiny/config.json"))
+    encoder = _made(lambda: WhisperEncoder(config))
+    file = TensorFile(directory, "whisper-tiny/model.safetensors", strip="model.encoder.")
+    if not len(file):  # saved without the head
+        file = TensorFile(directory, "whisper-tiny/model.safetensors", strip="encoder.")
+    fill(encoder, file, name=file.name, device=_CPU, dtype=torch.float32)
+    return SpeechEncoder(encoder)
+
+
+def _detector(directory: Path) -> FaceDetector:
+    name = "yoloface_v5m.pt"
+    try:
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # TorchScript is what there is
+            network = torch.jit.load(directory / name, map_location=_CPU)
+        return FaceDetector(network.eval())
+    except (OSError, ValueError, RuntimeError) as error:
+        raise SetupError(
+            f"{name} is missing, damaged, or no TorchScript file. ./start_server.sh download fetches it again."
+        ) from error
+
+
+def _interpolation(directory: Path, device: torch.device) -> IFNet:
+    file = TensorFile(directory, "RIFE/flownet.pkl", strip="module.")
+    network = _made(lambda: IFNet(file.shape("block0.conv0.1.0.weight")[0]))
+    fill(network, file, name=file.name, device=device, dtype=torch.float32, ignored=("block_tea.",))
+    return network
