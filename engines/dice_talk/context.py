@@ -33,17 +33,17 @@ class Modality(Generic[Projected]):
 
     layers: Sequence[Layer[Projected]]
     index: Tensor  # (B, F): the row of each branch and frame
-    shares: Tensor  # (B, rows): what part of a branch's frames uses each row, fp32
+    uses: Tensor  # (B, rows): how many of a branch's frames use each row
 
     @classmethod
     def routed(cls, layers: Sequence[Layer[Projected]], index: Tensor, rows: int) -> Self:
-        """With the shares that follow from the index."""
-        return cls(layers, index, F.one_hot(index, rows).float().mean(dim=1))
+        """With the uses that follow from the index."""
+        return cls(layers, index, F.one_hot(index, rows).sum(dim=1))
 
     def branch(self, number: int) -> Self:
         """For one of the branches alone."""
         one = slice(number, number + 1)
-        return replace(self, index=self.index[one], shares=self.shares[one])
+        return replace(self, index=self.index[one], uses=self.uses[one])
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +91,19 @@ class Context:
         The projections are linear, so the mean of the projected rows is the projection of the mean.
         """
         return Attended(
-            _mix(self.image.shares, self.image.layers[number].temporal),
+            _mean(self.image.uses, self.image.layers[number].temporal),
             *(
-                KeyValue(*(_mix(modality.shares, rows) for rows in modality.layers[number].temporal))
+                KeyValue(*(_mean(modality.uses, rows) for rows in modality.layers[number].temporal))
                 for modality in (self.audio, self.emotion)
             ),
         )
 
 
-def _mix(shares: Tensor, rows: Tensor) -> Tensor:
-    """(B, R) and (R, ...) → (B, ...), summed in fp32."""
-    return torch.einsum("br,r...->b...", shares, rows.float()).to(rows.dtype)
+def _mean(uses: Tensor, rows: Tensor) -> Tensor:
+    """Uses (B, R) of rows (R, ...) → (B, ...), the mean over the frames, summed in fp32 or better."""
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    shares = uses.to(wide) / uses.sum(dim=1, keepdim=True)
+    return torch.einsum("br,r...->b...", shares, rows.to(wide)).to(rows.dtype)
 
 
 def level_masks(mask: Tensor, levels: int, dtype: torch.dtype) -> dict[tuple[int, int], Tensor]:

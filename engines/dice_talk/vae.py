@@ -5,7 +5,7 @@ The networks are diffusers' own; this module runs them in the precision they nee
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -44,60 +44,91 @@ def chunks(frames: int) -> list[range]:
 
 
 def _decode_sliced(decoder: Any, z: Tensor) -> Tensor:
-    """What `decoder` does to one chunk, with one full set of activations and a half instead of five."""
-    x = _by_frame(decoder.conv_in, z)
+    """What `decoder` does to one chunk, with one set of activations alive, and what one frame or slice needs.
+
+    The frames are a list, so that each one's input is freed as soon as its output is there. No layer makes a frame
+    larger without the one that follows: the widest activations exist for one frame at a time.
+    """
+    frames = list(z.split(1))
+    _each(decoder.conv_in, frames)
     middle = decoder.mid_block
-    x = _resnet(middle.resnets[0], x)
+    _resnet(middle.resnets[0], frames)
     for resnet, attention in zip(middle.resnets[1:], middle.attentions, strict=False):
-        x = _resnet(resnet, _by_frame(attention, x))
+        _resnet(resnet, frames, attention)
+    upsample = None
     for block in decoder.up_blocks:
         for resnet in block.resnets:
-            x = _resnet(resnet, x)
+            _resnet(resnet, frames, upsample)
+            upsample = None
         if block.upsamplers is not None:
-            x = _by_frame(block.upsamplers[0], x)
-    head = nn.Sequential(decoder.conv_norm_out, decoder.conv_act, decoder.conv_out)
-    x = _by_frame(head, x)
-    return decoder.time_conv_out(x.transpose(0, 1)[None])[0].transpose(0, 1)
+            upsample = block.upsamplers[0]
+    _each(nn.Sequential(decoder.conv_norm_out, decoder.conv_act, decoder.conv_out), frames)
+    return decoder.time_conv_out(torch.stack(frames, dim=2))[0].transpose(0, 1)
 
 
-def _by_frame(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    first = layer(x[:1])
-    out = first.new_empty(len(x), *first.shape[1:])
-    out[:1] = first
-    for frame in range(1, len(x)):
-        out[frame : frame + 1] = layer(x[frame : frame + 1])
-    return out
+def _each(layer: Callable[[Tensor], Tensor], frames: list[Tensor]) -> None:
+    """In place."""
+    for number, frame in enumerate(frames):
+        frames[number] = layer(frame)
 
 
-def _resnet(block: Any, x: Tensor) -> Tensor:
-    """A spatio-temporal block; it mixes α · temporal + (1 - α) · spatial, the other way round than the UNet's."""
-    spatial = _by_frame(lambda frame: block.spatial_res_block(frame, None), x)
-    del x
-    temporal = block.temporal_res_block
-    share = torch.sigmoid(block.time_mixer.mix_factor).to(spatial.dtype)
-    hidden = _over_frames(temporal.norm1, temporal.conv1, spatial)
-    hidden = _over_frames(temporal.norm2, temporal.conv2, hidden)
-    for frame in range(len(spatial)):  # in place: spatial + α · what the temporal block adds
-        spatial[frame] += share * hidden[frame]
-    return spatial
+def _resnet(block: Any, frames: list[Tensor], before: Callable[[Tensor], Tensor] | None = None) -> None:
+    """A spatio-temporal block in place, with the layer that comes `before` it.
+
+    It mixes α · temporal + (1 - α) · spatial, the other way round than the UNet's: that is spatial + α · what the
+    temporal block adds.
+    """
+    spatial, temporal = block.spatial_res_block, block.temporal_res_block
+    _each(lambda frame: spatial(frame if before is None else before(frame), None), frames)
+    share = torch.sigmoid(block.time_mixer.mix_factor).to(frames[0].dtype)
+    channels, height, width = frames[0].shape[1:]
+    rows = max(1, _SLICE_ELEMENTS // (len(frames) * channels * width))
+    slices = [slice(top, top + rows) for top in range(0, height, rows)]
+
+    def entry(part: slice) -> Tensor:
+        return torch.stack([frame[0, :, part] for frame in frames], dim=1)
+
+    first = _normalisation(temporal.norm1, map(entry, slices))
+
+    def hidden(part: slice) -> Tensor:
+        return _over_frames(temporal.conv1, first(entry(part)))
+
+    # The second norm spans everything: `hidden` is made twice, rather than kept.
+    second = _normalisation(temporal.norm2, map(hidden, slices))
+    for part in slices:
+        added = _over_frames(temporal.conv2, second(hidden(part))).mul_(share)
+        for number, frame in enumerate(frames):
+            frame[0, :, part] += added[:, number]
 
 
-def _over_frames(norm: nn.GroupNorm, convolution: nn.Conv3d, x: Tensor) -> Tensor:
-    """conv(SiLU(norm x)) over the frames: x is (F, C, H, W), the norm's groups span frames and positions."""
-    frames, channels, height, width = x.shape
-    groups = norm.num_groups
-    of_frames = [torch.var_mean(frame.float().reshape(groups, -1), dim=1, correction=0) for frame in x]
-    variances, means = (torch.stack(values) for values in zip(*of_frames, strict=True))
-    mean = means.mean(dim=0)
-    variance = variances.mean(dim=0) + ((means - mean) ** 2).mean(dim=0)
-    scale = torch.rsqrt(variance + norm.eps).repeat_interleave(channels // groups) * norm.weight.float()
-    shift = norm.bias.float() - mean.repeat_interleave(channels // groups) * scale
+def _normalisation(norm: nn.GroupNorm, parts: Iterable[Tensor]) -> Callable[[Tensor], Tensor]:
+    """SiLU(norm x), where x is all the parts (C, F, rows, W) together, as a function of one of them."""
+    of_parts: list[tuple[int, Tensor, Tensor]] = []  # numbers in a group, their variance and mean
+    for part in parts:
+        groups = _wide(part).unflatten(0, (norm.num_groups, -1)).flatten(1)
+        of_parts.append((groups.shape[1], *torch.var_mean(groups, dim=1, correction=0)))
+    total = sum(count for count, _, _ in of_parts)
+    mean = sum((count / total * part for count, _, part in of_parts), start=torch.zeros(()))
+    variance = sum(
+        (count / total * (spread + (part - mean) ** 2) for count, spread, part in of_parts), start=torch.zeros(())
+    )
+    repeats = norm.num_channels // norm.num_groups
+    scale = torch.rsqrt(variance + norm.eps).repeat_interleave(repeats) * _wide(norm.weight)
+    shift = _wide(norm.bias) - mean.repeat_interleave(repeats) * scale
+
+    def apply(part: Tensor) -> Tensor:
+        wide = torch.addcmul(shift[:, None, None, None], _wide(part), scale[:, None, None, None])
+        return F.silu(wide, inplace=True).to(part.dtype)
+
+    return apply
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _over_frames(convolution: nn.Conv3d, x: Tensor) -> Tensor:
+    """A (3, 1, 1) convolution of (C, F, rows, W), as one of images of F rows."""
     weight = convolution.weight.squeeze(-1)
-    out = torch.empty_like(x)
-    rows = max(1, _SLICE_ELEMENTS // (frames * channels * width))
-    for top in range(0, height, rows):
-        part = x[:, :, top : top + rows].float() * scale[None, :, None, None] + shift[None, :, None, None]
-        part = F.silu(part).to(x.dtype).flatten(2).transpose(0, 1)[None]  # (1, C, F, positions)
-        part = F.conv2d(part, weight, convolution.bias, padding=(1, 0))[0].transpose(0, 1)
-        out[:, :, top : top + rows] = part.unflatten(2, (-1, width))
-    return out
+    out = F.conv2d(x.flatten(2)[None], weight, convolution.bias, padding=(1, 0))
+    return out[0].unflatten(2, x.shape[2:])
