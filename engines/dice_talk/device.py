@@ -28,7 +28,7 @@ class Turn:
 
     @contextmanager
     def held(self, check: Callable[[], None], waiting: Callable[[], None] | None = None) -> Iterator[None]:
-        """Wait and hold. Meanwhile `check` may raise to leave the line; `waiting` is called once if it takes long."""
+        """Wait and hold. Meanwhile `check` may raise to leave the line; `waiting` is called again and again."""
         ticket = object()
         with self._changed:
             self._line.append(ticket)
@@ -42,10 +42,11 @@ class Turn:
 
     def _wait(self, ticket: object, check: Callable[[], None], waiting: Callable[[], None] | None) -> None:
         while True:
-            check()
             with self._changed:
-                if self._changed.wait_for(lambda: self._line[0] is ticket, _POLL_SECONDS):
-                    return
+                first = self._changed.wait_for(lambda: self._line[0] is ticket, _POLL_SECONDS)
+            check()  # after the wait: who was cancelled meanwhile does not begin
+            if first:
+                return
             if waiting is not None:
                 waiting()
 
@@ -65,24 +66,18 @@ class Work:
     def __call__(self, work: Callable[[bool], T]) -> T:
         """Raises GpuOutOfMemoryError, GpuFailedError, and what `check` raises."""
         with self._turn.held(self._check):
-            try:
-                return self._attempt(work)
-            except torch.OutOfMemoryError as error:
+            while True:
+                try:
+                    return self._attempt(work)
+                except torch.OutOfMemoryError as error:
+                    logger.warning("Out of GPU memory, low-memory mode: %s. %s", self.low_memory, str(error))
+                # Out here nothing holds the failed attempt's tensors any more, no record in the log either.
+                self._free()
                 if self.low_memory:
-                    self._free()
                     raise GpuOutOfMemoryError(
                         "The GPU ran out of memory, in the low-memory mode too. Try a smaller min_resolution."
-                    ) from error
-            logger.warning("The GPU ran out of memory: the job goes on in the low-memory mode.")
-            self._free()  # out here, where the failed attempt's tensors are gone
-            self.low_memory = True
-            try:
-                return self._attempt(work)
-            except torch.OutOfMemoryError as error:
-                self._free()
-                raise GpuOutOfMemoryError(
-                    "The GPU ran out of memory, in the low-memory mode too. Try a smaller min_resolution."
-                ) from error
+                    )
+                self.low_memory = True
 
     def _attempt(self, work: Callable[[bool], T]) -> T:
         try:
