@@ -18,6 +18,7 @@ _BLOCK = re.compile(
     r"(?:<!-- not run by the tests: (?P<reason>[^\n]+) -->\n)?```(?P<kind>bash|python)\n(?P<code>.*?)```", re.S
 )
 DOCUMENTS = ("README.md", "README_API.md", "doc/api_docs.md")
+LINKED = (*DOCUMENTS, "doc/dice_talk.md")
 
 
 def blocks() -> Iterator[tuple[str, str, str]]:
@@ -57,8 +58,15 @@ def test_the_documents_have_blocks_to_run() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for name in DOCUMENTS:
-        text = (ROOT / name).read_text()
-        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
-            if not link.startswith("http"):
-                assert ((ROOT / name).parent / link).exists(), f"{name}: {link}"
+    for name in LINKED:
+        for path, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", (ROOT / name).read_text()):
+            if not path.startswith("http"):
+                target = (ROOT / name).parent / path if path else ROOT / name
+                assert target.exists(), f"{name}: {path}"
+                assert not anchor or anchor in anchors(target), f"{name}: {path}#{anchor}"
+
+
+def anchors(document: Path) -> set[str]:
+    """What GitHub calls the headings of a document."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
