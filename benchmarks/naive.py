@@ -85,8 +85,8 @@ def predict(network: UNet, inputs: Inputs) -> Tensor:
 def _sinusoid(values: Tensor, channels: int) -> Tensor:
     """(N,) → (N, channels), cosines first, fp32."""
     half = channels // 2
-    frequencies = torch.exp(torch.arange(half, device=values.device).float() * (-math.log(10000) / half))
-    angles = values.float().outer(frequencies)
+    exponents = torch.arange(half, device=values.device).float() / half
+    angles = values.float().outer(torch.exp(-math.log(10000) * exponents))
     return torch.cat([torch.cos(angles), torch.sin(angles)], dim=1)
 
 

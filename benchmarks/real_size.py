@@ -42,8 +42,8 @@ class Size:
 REAL = Size(UNetConfig(), (128, 256, 512, 512), 10 * 5 * 384, 1024, (16, 32, 96, 256), 90)
 TINY = Size(
     UNetConfig(
-        block_out_channels=(32, 64, 64, 64),
-        num_attention_heads=(2, 4, 4, 4),
+        block_out_channels=(32, 32, 64, 64),
+        num_attention_heads=(2, 2, 4, 4),
         cross_attention_dim=48,
         addition_time_embed_dim=32,
         projection_class_embeddings_input_dim=96,
