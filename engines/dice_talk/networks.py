@@ -21,7 +21,7 @@ from engines.dice_talk.audio_features import CLIP_TOKENS, SpeechEncoder
 from engines.dice_talk.conditioning import EmotionModel, PoseGuider, TokenProjection
 from engines.dice_talk.face import FaceDetector
 from engines.dice_talk.interpolation import IFNet
-from engines.dice_talk.loading import TensorFile, fill
+from engines.dice_talk.loading import FETCH_AGAIN, TensorFile, fill
 from engines.dice_talk.pipeline import Networks, project_emotions
 from engines.dice_talk.priors import read_prior
 from engines.dice_talk.unet import UNet, UNetConfig
@@ -51,7 +51,7 @@ def load(
     """Read everything. `encoder_on_device`: whether the image encoder, 1.2 GiB in half precision and used once in a
     job, may stay on the device. Raises SetupError.
     """
-    unet = _unet(directory, device, dtype)
+    unet = load_unet(directory, device, dtype)
     width = unet.config.cross_attention_dim
     speech = _speech_encoder(directory)
     emotions = _emotion_tokens(directory, width)
@@ -80,20 +80,31 @@ def _made(build: Callable[[], Made]) -> Made:
         return build()
 
 
+def _configured(name: str, build: Callable[[], Made]) -> Made:
+    """A module whose sizes come from the configuration file `name`."""
+    try:
+        return _made(build)
+    except Exception as error:  # libraries fail in many ways on values that make no sense
+        raise SetupError(f"{name} describes no network that can be built. {FETCH_AGAIN}") from error
+
+
 def _config(directory: Path, name: str) -> dict[str, Any]:
     try:
         values = json.loads((directory / name).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SetupError(f"{name} is missing. ./start_server.sh download fetches it.") from None
     except (OSError, ValueError) as error:
-        raise SetupError(f"{name} is damaged. ./start_server.sh download fetches it again.") from error
-    return dict(values)
+        raise SetupError(f"{name} is damaged. {FETCH_AGAIN}") from error
+    if not isinstance(values, dict):
+        raise SetupError(f"{name} is damaged. {FETCH_AGAIN}")
+    return values
 
 
-def _unet(directory: Path, device: torch.device, dtype: torch.dtype) -> UNet:
-    """The base network's weights, and over them what DICE-Talk trained: at least the adapters."""
-    config = UNetConfig.from_json(_config(directory, f"{SVD}/unet/config.json"))
-    unet = _made(lambda: UNet(config))
+def load_unet(directory: Path, device: torch.device, dtype: torch.dtype) -> UNet:
+    """The base network's weights, and over them what DICE-Talk trained: at least the adapters. Raises SetupError."""
+    name = f"{SVD}/unet/config.json"
+    config = _config(directory, name)
+    unet = _configured(name, lambda: UNet(UNetConfig.from_json(config)))
     base = TensorFile(directory, f"{SVD}/unet/diffusion_pytorch_model.fp16.safetensors")
     trained = TensorFile(directory, "DICE-Talk/unet.pth")
     adapters = [key for key in unet.state_dict() if _ADAPTERS in key]
@@ -101,7 +112,7 @@ def _unet(directory: Path, device: torch.device, dtype: torch.dtype) -> UNet:
     if untrained:
         raise SetupError(
             f"{trained.name} does not fit the network: {untrained[0]} is missing, {len(untrained)} of "
-            f"{len(adapters)} adapter weights in all. ./start_server.sh download fetches it again."
+            f"{len(adapters)} adapter weights in all. {FETCH_AGAIN}"
         )
     files: list[Any] = [trained, base]  # a ChainMap wants what can be changed, but it is only read
     fill(unet, ChainMap(*files), name=f"{trained.name} over {base.name}", device=device, dtype=dtype)
@@ -110,9 +121,9 @@ def _unet(directory: Path, device: torch.device, dtype: torch.dtype) -> UNet:
 
 def _pose_guider(directory: Path, channels: int, device: torch.device, dtype: torch.dtype) -> PoseGuider:
     file = TensorFile(directory, "DICE-Talk/pose_guider.pth")
-    widths = [file.shape("conv_in.weight")[0]]
+    widths = [file.rows("conv_in.weight")]
     while f"blocks.{2 * len(widths) - 1}.weight" in file:
-        widths.append(file.shape(f"blocks.{2 * len(widths) - 1}.weight")[0])
+        widths.append(file.rows(f"blocks.{2 * len(widths) - 1}.weight"))
     guider = _made(lambda: PoseGuider(channels, tuple(widths)))
     fill(guider, file, name=file.name, device=device, dtype=dtype)
     return guider
@@ -121,7 +132,7 @@ def _pose_guider(directory: Path, channels: int, device: torch.device, dtype: to
 def _audio_projection(directory: Path, speech: SpeechEncoder, width: int, device: torch.device) -> TokenProjection:
     file = TensorFile(directory, "DICE-Talk/audio_linear.pth")
     states, channels = speech.token_shape
-    hidden, tokens = file.shape("proj1.weight")[0], file.shape("proj3.weight")[0] // width
+    hidden, tokens = file.rows("proj1.weight"), file.rows("proj3.weight") // width
     projection = _made(lambda: TokenProjection(CLIP_TOKENS * states * channels, hidden, tokens, width))
     fill(projection, file, name=file.name, device=device, dtype=torch.float32)
     return projection
@@ -130,21 +141,27 @@ def _audio_projection(directory: Path, speech: SpeechEncoder, width: int, device
 def _emotion_tokens(directory: Path, width: int) -> Tensor:
     """The tokens of all emotions and, last, of none: (9, tokens, width). The model is not needed after this."""
     file = TensorFile(directory, "DICE-Talk/emo_model.pth")
-    hidden, tokens = file.shape("emo_linear.proj1.weight")[0], file.shape("emo_linear.proj3.weight")[0] // width
+    hidden, tokens = file.rows("emo_linear.proj1.weight"), file.rows("emo_linear.proj3.weight") // width
     model = _made(lambda: EmotionModel(hidden, tokens, width))
     fill(model, file, name=file.name, device=_CPU, dtype=torch.float32, ignored=("classifier.", "codebook.fc."))
-    try:
-        priors = [torch.from_numpy(read_prior(directory / "emotions" / f"{emotion}.npy")) for emotion in Emotion]
-    except (OSError, ValueError) as error:
-        raise SetupError(f"{error} ./start_server.sh download fetches it again.") from error
+    priors = [_prior(directory, f"emotions/{emotion}.npy") for emotion in Emotion]
     with torch.inference_mode():
         return model(torch.cat([*priors, torch.zeros_like(priors[0])]))
 
 
+def _prior(directory: Path, name: str) -> Tensor:
+    path = directory / name
+    try:
+        return torch.from_numpy(read_prior(path))
+    except ValueError as error:
+        raise SetupError(f"{str(error).replace(str(path), name)} {FETCH_AGAIN}") from error
+
+
 def _vae(directory: Path, device: torch.device, dtype: torch.dtype) -> AutoencoderKLTemporalDecoder:
     """Decoding in `dtype`, encoding in fp32."""
-    config = _config(directory, f"{SVD}/vae/config.json")
-    autoencoder = _made(lambda: AutoencoderKLTemporalDecoder.from_config(config))
+    name = f"{SVD}/vae/config.json"
+    config = _config(directory, name)
+    autoencoder = _configured(name, lambda: AutoencoderKLTemporalDecoder.from_config(config))
     file = TensorFile(directory, f"{SVD}/vae/diffusion_pytorch_model.fp16.safetensors")
     fill(
         autoencoder,
@@ -159,13 +176,14 @@ def _vae(directory: Path, device: torch.device, dtype: torch.dtype) -> Autoencod
 def _image_encoder(
     directory: Path, device: torch.device, dtype: torch.dtype, width: int
 ) -> CLIPVisionModelWithProjection:
-    config = CLIPVisionConfig.from_dict(_config(directory, f"{SVD}/image_encoder/config.json"))
-    if config.projection_dim != width:
+    name = f"{SVD}/image_encoder/config.json"
+    config = _config(directory, name)
+    encoder = _configured(name, lambda: CLIPVisionModelWithProjection(CLIPVisionConfig.from_dict(config)))
+    if encoder.config.projection_dim != width:
         raise SetupError(
-            f"{SVD}/image_encoder/config.json does not fit the network: its projection_dim is {config.projection_dim}, "
-            f"the UNet's cross_attention_dim {width}."
+            f"{name} does not fit the network: its projection_dim is {encoder.config.projection_dim}, and the UNet's "
+            f"cross_attention_dim {width}. {FETCH_AGAIN}"
         )
-    encoder = _made(lambda: CLIPVisionModelWithProjection(config))
     file = TensorFile(directory, f"{SVD}/image_encoder/model.fp16.safetensors")
     # In some versions the file holds the positions too, which are only a range.
     fill(encoder, file, name=file.name, device=device, dtype=dtype, ignored=("vision_model.embeddings.position_ids",))
@@ -175,8 +193,9 @@ def _image_encoder(
 
 
 def _speech_encoder(directory: Path) -> SpeechEncoder:
-    config = WhisperConfig.from_dict(_config(directory, "whisper-tiny/config.json"))
-    encoder = _made(lambda: WhisperEncoder(config))
+    name = "whisper-tiny/config.json"
+    config = _config(directory, name)
+    encoder = _configured(name, lambda: WhisperEncoder(WhisperConfig.from_dict(config)))
     file = TensorFile(directory, "whisper-tiny/model.safetensors", strip="model.encoder.")
     if not len(file):  # saved without the head
         file = TensorFile(directory, "whisper-tiny/model.safetensors", strip="encoder.")
@@ -190,14 +209,12 @@ def _detector(directory: Path) -> FaceDetector:
         with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # TorchScript is what there is
             network = torch.jit.load(directory / name, map_location=_CPU)
         return FaceDetector(network.eval())
-    except (OSError, ValueError, RuntimeError) as error:
-        raise SetupError(
-            f"{name} is missing, damaged, or no TorchScript file. ./start_server.sh download fetches it again."
-        ) from error
+    except Exception as error:  # a damaged file can fail in any way
+        raise SetupError(f"{name} is missing, damaged, or no TorchScript file. {FETCH_AGAIN}") from error
 
 
 def _interpolation(directory: Path, device: torch.device) -> IFNet:
     file = TensorFile(directory, "RIFE/flownet.pkl", strip="module.")
-    network = _made(lambda: IFNet(file.shape("block0.conv0.1.0.weight")[0]))
+    network = _made(lambda: IFNet(file.rows("block0.conv0.1.0.weight")))
     fill(network, file, name=file.name, device=device, dtype=torch.float32, ignored=("block_tea.",))
     return network
