@@ -1,9 +1,24 @@
-"""Options of the test run."""
+"""What the whole test run shares."""
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
+
+# Before torch is imported, here and in the servers that tests start: networks this small gain nothing from more
+# threads, which would only spin beside those of others.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--goldens", metavar="DIR", help="check this set of goldens instead of the committed one")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete checkpoint directory with small networks; tests that change it take a copy."""
+    from tests import tiny_checkpoint  # noqa: PLC0415  seconds, and most tests do without
+
+    return tiny_checkpoint.write(tmp_path_factory.mktemp("checkpoint"))

@@ -210,7 +210,7 @@ class Pace:
 
 def picture_of(frame: Tensor) -> NDArray[np.uint8]:
     """(3, H, W) in 0..1 → (H, W, 3)."""
-    return (frame * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return (frame * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
 
 
 def at_rate(

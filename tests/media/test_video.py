@@ -80,6 +80,24 @@ def test_equal_input_gives_equal_bytes(tmp_path: Path) -> None:
     assert one == two
 
 
+@pytest.mark.parametrize("size", [(192, 192), (320, 256)])
+def test_noisy_pictures_of_any_width_too(tmp_path: Path, size: tuple[int, int]) -> None:
+    """Where the encoder decides by chance, it shows in pictures that are hard to predict."""
+    width, height = size
+    noise = np.random.default_rng(1).integers(0, 256, (12, height // 4, width // 4, 3), dtype=np.uint8)
+    frames = noise.repeat(4, axis=1).repeat(4, axis=2)
+    sound = write_wav(tmp_path / "s", tone(1, 16000), 16000)
+    made = set()
+    for _ in range(12):
+        with video.VideoWriter(
+            tmp_path / "v.mp4", width=width, height=height, fps=25, audio=sound, seconds=len(frames) / 25
+        ) as writer:
+            for frame in frames:
+                writer.write(frame)
+        made.add((tmp_path / "v.mp4").read_bytes())
+    assert len(made) == 1
+
+
 def test_nothing_is_left_of_a_video_that_failed(tmp_path: Path) -> None:
     sound = write_wav(tmp_path / "s", tone(1, 16000), 16000)
     writer = video.VideoWriter(tmp_path / "v.mp4", width=96, height=64, fps=25, audio=sound, seconds=1)
