@@ -61,14 +61,16 @@ def peak_prepare(width: int, height: int) -> int:
 def peak_decode(width: int, height: int, low_memory: bool) -> int:
     """Bytes beside the weights while frames are decoded chunk by chunk, and doubled; the latents are on the host."""
     network = rife(REAL, META)
-    latents = meta.empty(2 * vae.CHUNK, 4, height // 8, width // 8, dtype=torch.float32)
+    latents = meta.empty(vae.CHUNK, 4, height // 8, width // 8, dtype=torch.float32)
 
     def run(work: Callable[[bool], T], /) -> T:
         return work(low_memory)
 
     def work() -> None:
+        before = meta.empty(vae.CHUNK, 3, height, width, dtype=torch.float32)  # a chunk, whose last frame is in use
         for _ in double_rate(network.middle, meta.pipeline().decode(latents, len(latents), run)):
             pass
+        del before
 
     return _peak(work, latents, network=network)
 

@@ -48,7 +48,7 @@ TINY = Size(
         addition_time_embed_dim=32,
         projection_class_embeddings_input_dim=96,
     ),
-    (32, 32, 64, 64),
+    (32, 32, 32, 64),
     20,
     32,
     (16, 16, 16, 32),
@@ -91,6 +91,7 @@ def randomise(module: nn.Module, seed: int = 0) -> None:
     generators: dict[torch.device, torch.Generator] = {}
     for name, parameter in module.state_dict().items():
         generator = generators.setdefault(parameter.device, torch.Generator(parameter.device).manual_seed(seed))
+        # drawn in fp32: the same numbers, but for their rounding, in every precision
         parameter.copy_(torch.randn(parameter.shape, generator=generator, device=parameter.device))
         if parameter.dim() > 1:
             parameter.mul_(1 / math.sqrt(math.prod(parameter.shape[1:])))
@@ -109,14 +110,16 @@ def networks(size: Size, device: torch.device, dtype: torch.dtype) -> Networks:
     parts: Any = autoencoder
     parts.encoder.float()
     parts.quant_conv.float()
-    shape = EMOTIONS, TOKENS, size.unet.cross_attention_dim
+    tokens = torch.empty(EMOTIONS, TOKENS, size.unet.cross_attention_dim, device=device)
+    if device != META:
+        tokens.normal_(generator=torch.Generator(device).manual_seed(1))
     return Networks(
         unet=unet,
         pose_guider=made(lambda: PoseGuider(size.unet.block_out_channels[0], size.pose_widths), device, dtype),
         audio_projection=made(lambda: audio_projection(size), device, torch.float32),
         vae=autoencoder,
         image_encoder=ImageEncoder(size.unet.cross_attention_dim, device, dtype),  # type: ignore[arg-type]
-        emotion_layers=project_emotions(unet, torch.randn(shape, device=device)),
+        emotion_layers=project_emotions(unet, tokens),
         emotion_rows={},
         no_emotion=EMOTIONS - 1,
     )
