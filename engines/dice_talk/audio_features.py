@@ -6,6 +6,7 @@ with the length of the speech.
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -46,9 +47,14 @@ def resample(blocks: Iterable[NDArray[np.float32]], rate: int) -> Iterator[NDArr
         yield from blocks
         return
     stream = soxr.ResampleStream(rate, RATE, 1, dtype="float32", quality="HQ")
+    taken = given = 0
     for block in blocks:
-        yield stream.resample_chunk(block)
-    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+        made = stream.resample_chunk(block)
+        taken, given = taken + len(block), given + len(made)
+        yield made
+    made = stream.resample_chunk(np.zeros(0, np.float32), last=True)
+    whole = math.ceil(taken * (RATE / rate))  # librosa appends a zero where soxr ends one sample earlier
+    yield np.pad(made, (0, whole - given - len(made)))
 
 
 def _regroup(blocks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
