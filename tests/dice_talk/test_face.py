@@ -73,6 +73,13 @@ def test_of_equal_boxes_the_surest_stays_and_of_equally_sure_ones_the_first() ->
     assert found.boxes[:, 0] == pytest.approx([81])
 
 
+def test_equally_sure_faces_stay_in_the_order_of_the_rows() -> None:
+    places = [(40 * column + 20, 40 * line + 20) for line in range(10) for column in range(10)]
+    found = faces(rows(*(row(x, y, 30, 30, 0.9 if x % 80 == 20 else 0.8) for x, y in places)), SIZE, SIZE)
+    expected = [place for place in places if place[0] % 80 == 20] + [place for place in places if place[0] % 80 != 20]
+    assert found.landmarks[:, 0] == pytest.approx(np.array(expected))
+
+
 def test_boxes_may_overlap_up_to_the_threshold() -> None:
     # 100 wide, 38 apart: 62 shared of 138 is 0.449; 37 apart: 63 of 137 is 0.460.
     assert len(faces(rows(row(100, 100, 100, 50), row(138, 100, 100, 50)), SIZE, SIZE).boxes) == 2
