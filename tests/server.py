@@ -33,8 +33,10 @@ def make_settings(directory: Path, **sections: Mapping[str, Any]) -> Settings:
 def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
     """Look until a condition holds; fail when it does not in time."""
     deadline = time.monotonic() + seconds
+    pause = threading.Event()  # never set: looking without one would keep a core from what is waited for
     while not condition():
         assert time.monotonic() < deadline, "it never came true"
+        pause.wait(0.005)
 
 
 class Running:

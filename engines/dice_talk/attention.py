@@ -11,6 +11,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812  the usual name
 from torch import Tensor, nn
 
+# CUDA's attention kernels lay the groups of queries along an axis of the grid that takes no more. There is one for each
+# position and branch in the attention over the frames: large pictures have more.
+MAX_GROUPS = 65535
+
 
 class KeyValue(NamedTuple):
     """Keys and values of some rows of tokens: both (rows, heads, tokens, head width)."""
@@ -38,6 +42,9 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
 
 def attend(query: Tensor, rows: KeyValue) -> Tensor:
     """softmax(Q Kᵀ / √width) V with the heads joined again: (N, L, C)."""
+    if len(query) > MAX_GROUPS:
+        parts = zip(query.split(MAX_GROUPS), rows.key.split(MAX_GROUPS), rows.value.split(MAX_GROUPS), strict=True)
+        return torch.cat([attend(part, KeyValue(key, value)) for part, key, value in parts])
     return F.scaled_dot_product_attention(query, rows.key, rows.value).transpose(1, 2).flatten(2)
 
 

@@ -22,9 +22,9 @@ from engines.dice_talk.windows import WINDOW, windows
 
 GIB = 1 << 30
 
-# Peak bytes of activations per pixel of the video, at the published widths in half precision.
-NORMAL_BYTES_PER_PIXEL = 24_000
-LOW_MEMORY_BYTES_PER_PIXEL = 9_000
+# Peak bytes beside the weights, per pixel of the video, at the published widths in half precision; with a margin.
+NORMAL_BYTES_PER_PIXEL = 26_000
+LOW_MEMORY_BYTES_PER_PIXEL = 5_200
 _PUBLISHED_WIDTH = 320
 _DEVICE_RESERVE = GIB // 2  # for what CUDA and its libraries hold beside the tensors
 
@@ -82,7 +82,19 @@ def device_memory(device: torch.device) -> int:
     """Bytes that the engine can count on: what is free now. On the CPU, what the machine has."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0]) - _DEVICE_RESERVE
+    return host_memory()
+
+
+def host_memory() -> int:
+    """Bytes of main memory that the machine has."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def latent_bytes(size: tuple[int, int], frames: int) -> int:
+    """Peak of what a job holds in main memory for each of its generated frames: the noise and the latents before and
+    after a step.
+    """
+    return 3 * 4 * 4 * (size[0] // 8) * (size[1] // 8) * (frames + PADDING)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -26,7 +27,7 @@ from engines.base import (
     TooLargeError,
 )
 from engines.dice_talk import audio_features, portrait
-from engines.dice_talk.cost import GIB, CostModel, device_memory, device_speed
+from engines.dice_talk.cost import GIB, CostModel, device_memory, device_speed, host_memory, latent_bytes
 from engines.dice_talk.face import Faces
 from engines.dice_talk.networks import Loaded, load
 from engines.dice_talk.synthesis import Plan, Shared, Synthesis
@@ -39,6 +40,7 @@ LowVram = Literal["auto", "on", "off"]
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 _ENCODER_BYTES = 5 * GIB // 4  # of the image encoder in half precision, beside the video networks
 _USUAL_SIZE = 512, 512
+_LATENTS_SHARE = 0.5  # of the main memory that one job's latents may take
 _SMALL_SHARE = 1 / 8  # of the shorter side: 64 pixels in a video of 512
 
 
@@ -75,6 +77,15 @@ class DiceTalkEngine:
 
     def load(self) -> None:
         """Read the checkpoints onto the device. Raises SetupError."""
+        try:
+            self._load()
+        except torch.OutOfMemoryError as error:
+            raise SetupError(
+                "The GPU has too little memory for DICE-Talk's weights, or other programs hold it. "
+                f"{self._memory / GIB:.1f} GiB were free."
+            ) from error
+
+    def _load(self) -> None:
         if self._device.type == "cuda" and not torch.cuda.is_available():
             raise SetupError("PyTorch finds no CUDA GPU. Set gpu.device_id to -1 to use the CPU, which takes hours.")
         self._memory = device_memory(self._device)
@@ -86,21 +97,21 @@ class DiceTalkEngine:
             encoder_on_device=self._low_vram == "off",
         )
         networks = loaded.networks
-        weights = _bytes_on(
-            self._device, networks.unet, networks.vae, networks.pose_guider, networks.audio_projection,
-            *([] if loaded.interpolation is None else [loaded.interpolation]),
-        )  # fmt: skip
         cost = CostModel.of(
-            networks.unet.config, device_speed(self._device, self._dtype), weights, self._dtype.itemsize
+            networks.unet.config,
+            device_speed(self._device, self._dtype),
+            _bytes_on(self._device, loaded),
+            self._dtype.itemsize,
         )
         roomy = cost.peak_bytes(_USUAL_SIZE, low_memory=False) + _ENCODER_BYTES <= self._memory
         if self._low_vram == "auto" and roomy:
             encoder: Any = networks.image_encoder  # transformers has no types for this method
             encoder.to(self._device, self._dtype)
+            cost = replace(cost, weights=_bytes_on(self._device, loaded))
         self._loaded, self._cost = loaded, cost
         logger.info(
             "DICE-Talk is loaded on %s in %s: %.2f GiB of weights, %.1f GiB free before",
-            self._device, self._dtype, weights / GIB, self._memory / GIB,
+            self._device, self._dtype, cost.weights / GIB, self._memory / GIB,
         )  # fmt: skip
 
     def inspect(self, image: Image) -> Portrait:
@@ -130,8 +141,15 @@ class DiceTalkEngine:
                 f"A video of {target[0]}×{target[1]} pixels needs about {least / GIB:.1f} GiB of memory, "
                 f"and this {kind} has {self._memory / GIB:.1f} GiB for it. Choose a {advice}."
             )
-        peak = cost.peak_bytes(target, low_memory=self._low_memory(cost, target))
         frames = audio_features.frame_count(round(seconds * audio_features.RATE))
+        latents, room = latent_bytes(target, frames), _LATENTS_SHARE * host_memory()
+        if latents > room:
+            raise TooLargeError(
+                f"{frames} frames of {target[0]}×{target[1]} pixels need {latents / GIB:.1f} GiB of main memory; this "
+                f"machine can give {room / GIB:.1f} GiB to a video. Choose a shorter duration or a smaller "
+                "min_resolution."
+            )
+        peak = cost.peak_bytes(target, low_memory=self._low_memory(cost, target))
         return Estimate(cost.seconds(target, frames, params.inference_steps), peak)
 
     def synthesize(self, job: SynthesisJob, report: Report, cancelled: Cancelled) -> None:
@@ -166,10 +184,16 @@ class DiceTalkEngine:
         return self._low_vram == "on"
 
 
-def _bytes_on(device: torch.device, *modules: Any) -> int:
-    """What the parameters take there."""
-    tensors = [tensor for module in modules for tensor in module.parameters()]
-    return sum(tensor.nbytes for tensor in tensors if tensor.device == device)
+def _bytes_on(device: torch.device, loaded: Loaded) -> int:
+    """What is kept there between jobs."""
+    networks = loaded.networks
+    modules: list[Any] = [
+        networks.unet, networks.vae, networks.pose_guider, networks.audio_projection, networks.image_encoder,
+        *([] if loaded.interpolation is None else [loaded.interpolation]),
+    ]  # fmt: skip
+    held = [tensor for module in modules for tensor in module.parameters()]
+    held += [tensor for layer in networks.emotion_layers for rows in layer for tensor in rows]
+    return sum(tensor.nbytes for tensor in held if tensor.device == device)
 
 
 def _box(faces: Faces, number: int) -> FaceBox:

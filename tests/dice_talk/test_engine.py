@@ -20,6 +20,7 @@ from engines.base import (
     GpuOutOfMemoryError,
     JobCancelledError,
     NoFaceError,
+    Report,
     SetupError,
     Stage,
     SynthesisJob,
@@ -236,6 +237,63 @@ def test_two_jobs_at_once_are_as_one_after_the_other(
     assert [together[0], together[1]] == alone
 
 
+def test_jobs_overlap_save_for_their_denoising(engine: DiceTalkEngine, face: FaceBox, tmp_path: Path) -> None:
+    """While one is denoised another is prepared; while the first is encoded the other is denoised."""
+    prepared, waited, denoised = threading.Event(), threading.Event(), threading.Event()
+    order: list[tuple[str, Stage]] = []
+    expected: list[float] = []
+
+    def first(stage: Stage, fraction: float, message: str, remaining: float | None = None, /) -> None:
+        order.append(("first", stage))
+        if stage is Stage.DENOISING and fraction > 0:
+            assert prepared.wait(60), "the other was not prepared meanwhile"
+            assert waited.wait(60), "the other did not say that it waits"
+        if stage is Stage.DECODING:
+            assert denoised.wait(60), "the other was not denoised meanwhile"
+
+    def second(stage: Stage, fraction: float, message: str, remaining: float | None = None, /) -> None:
+        order.append(("second", stage))
+        if stage is Stage.PREPARING and fraction == 1 and "Ready" in message:
+            prepared.set()
+        if stage is Stage.QUEUED:
+            assert remaining is not None
+            expected.append(remaining)
+            waited.set()
+        if stage is Stage.DENOISING and fraction == 1:
+            denoised.set()
+
+    failures: list[BaseException] = []
+
+    def work(name: str, report: Report, begin: threading.Event) -> None:
+        begin.wait(60)
+        job = SynthesisJob(PORTRAIT, SPEECH, tmp_path / f"{name}.mp4", 0.4, face, PARAMS)
+        try:
+            engine.synthesize(job, report, lambda: False)
+        except BaseException as error:
+            failures.append(error)
+
+    at_once, later = threading.Event(), threading.Event()
+    at_once.set()
+
+    def first_then_second(stage: Stage, fraction: float, message: str, remaining: float | None = None, /) -> None:
+        if stage is Stage.DENOISING:  # it has its turn
+            later.set()
+        first(stage, fraction, message, remaining)
+
+    threads = [
+        threading.Thread(target=work, args=("first", first_then_second, at_once)),
+        threading.Thread(target=work, args=("second", second, later)),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    denoising = [name for name, stage in order if stage is Stage.DENOISING]
+    assert denoising == sorted(denoising)  # one after the other
+    assert all(seconds > 0 for seconds in expected)
+
+
 def test_a_full_gpu_makes_the_job_go_on_in_little_memory(
     engine: DiceTalkEngine, make: Callable[..., Path], pictures: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -316,6 +374,13 @@ def test_what_can_never_fit_is_refused_with_the_numbers(checkpoint: Path, monkey
         engine.estimate(replace(PARAMS, min_resolution=1024), 10, (3000, 1000))
     with pytest.raises(TooLargeError, match=r"1024×1024"):
         engine.estimate(replace(PARAMS, min_resolution=1024, crop=True), 10, (3000, 1000))
+
+
+def test_the_length_counts_for_the_main_memory(engine: DiceTalkEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engines.dice_talk.engine.host_memory", lambda: cost.GIB)
+    engine.estimate(replace(PARAMS, min_resolution=512), 60, (300, 300))
+    with pytest.raises(TooLargeError, match=r"7500 frames of 512×512 pixels need 1\.4 GiB.*0\.5 GiB.*duration"):
+        engine.estimate(replace(PARAMS, min_resolution=512), 600, (300, 300))
 
 
 def test_without_cuda_or_load_it_says_so(checkpoint: Path) -> None:

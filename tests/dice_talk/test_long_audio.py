@@ -1,0 +1,53 @@
+"""Memory that does not grow with the audio: the peak of whole processes that make a short and a long video."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+
+from tests.dice_talk.test_engine import ROOT, SPEECH
+from tests.media.speech import write_wav
+
+_PROGRAM = """
+import resource, sys
+from dataclasses import replace
+from pathlib import Path
+
+from engines.base import SynthesisJob
+from engines.dice_talk.engine import DiceTalkEngine
+from media import image, video
+from tests.dice_talk.test_engine import PARAMS, PORTRAIT, quiet
+
+checkpoint, audio, output, seconds = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4])
+engine = DiceTalkEngine(checkpoint, device_id=-1, dtype="auto", low_vram="auto", interpolate=True)
+engine.load()
+face = engine.inspect(image.load(PORTRAIT)).face
+job = SynthesisJob(PORTRAIT, audio, output, seconds, face, replace(PARAMS, inference_steps=1))
+engine.synthesize(job, quiet, lambda: False)
+assert video.probe(output).frames == round(25 * seconds)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def peak(checkpoint: Path, audio: Path, output: Path, seconds: float) -> int:
+    command = [sys.executable, "-c", _PROGRAM, str(checkpoint), str(audio), str(output), str(seconds)]
+    one_heap = os.environ | {"MALLOC_ARENA_MAX": "1"}  # less left to chance
+    ended = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, env=one_heap)
+    return int(ended.stdout)
+
+
+def test_a_long_video_takes_no_more_memory(checkpoint: Path, tmp_path: Path) -> None:
+    with av.open(str(SPEECH)) as container:
+        rate = container.streams.audio[0].rate
+        samples = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)]) / 32768
+    audio = write_wav(tmp_path / "long.wav", np.tile(samples, 8), rate)
+    short, long = (peak(checkpoint, audio, tmp_path / f"{seconds}.mp4", seconds) for seconds in (4, 60))
+    frames = 700  # that the long one has more, of 64 × 64 pixels
+    decoded = frames * 64 * 64 * 3 * 4
+    # Their latents may stay, and the allocator has its whims; keeping the pictures would cost more.
+    assert long - short < 3 * frames * 8 * 8 * 4 * 4 + 18 * 2**20 < decoded

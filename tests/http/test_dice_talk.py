@@ -1,0 +1,101 @@
+"""The service with the DICE-Talk engine, as its users run it: a real process, the small checkpoint, the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from media import video
+from tests.http.test_process import EXAMPLES, START, finish, server, start
+from tests.server import wait_for
+
+JOB: dict[str, Any] = {"inference_steps": 8, "min_resolution": 256, "crop": True, "duration": 0.5, "seed": 0}
+READY_SECONDS = 120
+
+
+@pytest.fixture(scope="module")
+def client(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    settings = {
+        "FILES__CHECKPOINT_DIR": checkpoint,
+        "SYNTHESIS__ENGINE": "dice_talk",
+        "GPU__DEVICE_ID": -1,
+    }
+    with server(tmp_path_factory.mktemp("server"), **settings) as (_, client):
+        wait_for(lambda: client.get("/api/health").json()["state"] == "ready", READY_SECONDS)
+        yield client
+
+
+def download(client: httpx.Client, task: dict[str, Any]) -> bytes:
+    answer = client.get(task["download_url"])
+    assert answer.status_code == 200
+    return answer.content
+
+
+def test_health_says_which_engine_it_is(client: httpx.Client) -> None:
+    health = client.get("/api/health").json()
+    assert (health["status"], health["engine"], health["model_loaded"]) == ("healthy", "dice_talk", True)
+    assert health["reason"] is None
+
+
+def test_two_jobs_at_once_are_as_one_after_the_other(client: httpx.Client, tmp_path: Path) -> None:
+    wishes: list[dict[str, Any]] = [JOB, {**JOB, "seed": 1, "emotion": "sad", "ref_scale": 1.5, "fps": 12}]
+    tasks = [start(client, **wish) for wish in wishes]
+    seen: dict[str, list[dict[str, Any]]] = {task["task_id"]: [] for task in tasks}
+
+    def ended() -> bool:
+        for task in tasks:
+            seen[task["task_id"]].append(client.get(task["status_url"]).json())
+        return all(states[-1]["status"] in ("COMPLETED", "FAILED") for states in seen.values())
+
+    wait_for(ended, 300)
+    for task, wish, frames in zip(tasks, wishes, (12, 6), strict=True):
+        states = seen[task["task_id"]]
+        last = states[-1]
+        assert last["status"] == "COMPLETED", last["message"]
+        assert (last["engine"], last["progress"], last["warnings"]) == ("dice_talk", 1.0, [])
+        assert last["parameters"]["seed"] == wish["seed"]
+        progress = [state["progress"] for state in states]
+        assert progress == sorted(progress)
+        assert any("of 8" in state["message"] for state in states if state["stage"] == "denoising")
+        path = tmp_path / "video.mp4"
+        path.write_bytes(download(client, task))
+        info = video.probe(path)
+        assert (info.width, info.height, info.frames) == (256, 256, frames)
+        assert info.audio_seconds == pytest.approx(0.5, abs=0.1)
+        assert "DICE-Talk" in info.comment
+    # Equal requests would share the video that is there: so the same pictures from other bytes.
+    again = [alone(client, wish) for wish in wishes]
+    assert again == [download(client, task) for task in tasks]
+    assert again[0] != again[1]
+
+
+def alone(client: httpx.Client, wish: dict[str, Any]) -> bytes:
+    """Run a job by itself, with an equal picture in other bytes, so that no earlier video answers it."""
+    picture = (EXAMPLES / "portrait.jpg").read_bytes()
+    comment = b"\xff\xfe\x00\x07again"
+    files = {"image": picture[:2] + comment + picture[2:], "audio": (EXAMPLES / "speech_en.wav").read_bytes()}
+    answer = client.post(START, data={"emotion": "happy", **wish}, files=files)
+    assert answer.status_code == 202, answer.text
+    assert finish(client, answer.json())["status"] == "COMPLETED"
+    return download(client, answer.json())
+
+
+def test_a_portrait_without_a_face_is_refused_at_once(client: httpx.Client) -> None:
+    from tests.http.conftest import png  # noqa: PLC0415
+
+    files = {"image": png(128, 128), "audio": (EXAMPLES / "speech_en.wav").read_bytes()}
+    answer = client.post(START, data={"emotion": "happy"}, files=files)
+    assert (answer.status_code, answer.json()["code"]) == (422, "no_face")
+
+
+def test_a_job_that_would_take_for_ever_is_refused(client: httpx.Client) -> None:
+    files = {"image": (EXAMPLES / "portrait.jpg").read_bytes(), "audio": (EXAMPLES / "speech_en.wav").read_bytes()}
+    wish = {"emotion": "happy", "min_resolution": 1024, "inference_steps": 50}
+    answer = client.post(START, data=wish, files=files)
+    assert (answer.status_code, answer.json()["code"]) == (422, "too_large")
+    assert "3600 s" in answer.json()["error"]
+    assert "inference_steps" in answer.json()["detail"]
