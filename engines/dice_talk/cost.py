@@ -22,9 +22,10 @@ from engines.dice_talk.windows import WINDOW, windows
 
 GIB = 1 << 30
 
-# Peak bytes beside the weights, per pixel of the video, at the published widths in half precision; with a margin.
-NORMAL_BYTES_PER_PIXEL = 26_000
-LOW_MEMORY_BYTES_PER_PIXEL = 5_200
+# Peak bytes beside the weights at the published widths in half precision, with a margin: fixed, and per pixel.
+FIXED_BYTES = GIB // 4
+NORMAL_BYTES_PER_PIXEL = 25_000
+LOW_MEMORY_BYTES_PER_PIXEL = 5_000
 _PUBLISHED_WIDTH = 320
 _DEVICE_RESERVE = GIB // 2  # for what CUDA and its libraries hold beside the tensors
 
@@ -140,4 +141,4 @@ class CostModel:
         """Expected peak of the device's memory, whatever the length."""
         per_pixel = LOW_MEMORY_BYTES_PER_PIXEL if low_memory else NORMAL_BYTES_PER_PIXEL
         scale = self.width / _PUBLISHED_WIDTH * self.item / 2
-        return self.weights + round(per_pixel * scale * size[0] * size[1])
+        return self.weights + round(scale * (FIXED_BYTES + per_pixel * size[0] * size[1]))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from benchmarks import memory, meta
 from benchmarks.tracker import Tracker
+from engines.dice_talk import cost
 
 MIB = 1 << 20
 
@@ -62,9 +63,17 @@ def test_little_memory_is_enough_at_the_default_size() -> None:
         memory.peak_decode(512, 512, low_memory=True),
     ]
     assert max(at_once) + weights < 4.8 * memory.GIB  # less than promised: what the allocator wastes comes on top
+    expected = cost.FIXED_BYTES + cost.LOW_MEMORY_BYTES_PER_PIXEL * 512 * 512
+    assert 0.7 * expected < max(at_once) < expected
 
 
-def test_little_memory_is_less() -> None:
+def test_what_the_engine_expects_is_what_is_counted() -> None:
     """At a quarter of the pixels, to be quick."""
-    low, normal = (memory.peak_window(256, 256, low_memory=low) for low in (True, False))
+    low, normal = (
+        max(memory.peak_window(256, 256, low_memory=mode), memory.peak_decode(256, 256, low_memory=mode))
+        for mode in (True, False)
+    )
     assert low < normal / 2
+    for counted, per_pixel in ((low, cost.LOW_MEMORY_BYTES_PER_PIXEL), (normal, cost.NORMAL_BYTES_PER_PIXEL)):
+        expected = cost.FIXED_BYTES + per_pixel * 256 * 256
+        assert 0.7 * expected < counted < expected
