@@ -244,9 +244,10 @@ def test_the_file_goes_with_an_error(tmp_path: Path, error: BaseException) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-def test_memory_does_not_grow_with_the_recording(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rate", [8000, 16000])  # the second as it is
+def test_memory_does_not_grow_with_the_recording(tmp_path: Path, rate: int) -> None:
     def peak(seconds: int) -> int:
-        path = write_wav(tmp_path / f"{seconds}.wav", tone(seconds, 8000), 8000)
+        path = write_wav(tmp_path / f"{seconds}.wav", tone(seconds, rate), rate)
         tracemalloc.start()
         with features_of(speech_windows(path), tmp_path) as features:
             assert features.frames == math.floor(12.5 * seconds)
