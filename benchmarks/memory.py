@@ -67,10 +67,14 @@ def peak_decode(width: int, height: int, low_memory: bool) -> int:
         return work(low_memory)
 
     def work() -> None:
-        before = meta.empty(vae.CHUNK, 3, height, width, dtype=torch.float32)  # a chunk, whose last frame is in use
-        for _ in double_rate(network.middle, meta.pipeline().decode(latents, len(latents), run)):
+        before = meta.empty(3, height, width, dtype=torch.float32)
+
+        def finish(chunk: Tensor) -> None:
+            for _ in double_rate(network.middle, chunk, before):
+                pass
+
+        for _ in meta.pipeline().decode(latents, len(latents), finish, run):
             pass
-        del before
 
     return _peak(work, latents, network=network)
 

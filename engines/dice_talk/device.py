@@ -81,7 +81,8 @@ class Work:
 
     def _attempt(self, work: Callable[[bool], T]) -> T:
         try:
-            return work(self.low_memory)
+            with torch.inference_mode():  # in whatever thread this is
+                return work(self.low_memory)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:

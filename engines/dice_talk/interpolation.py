@@ -93,9 +93,13 @@ def _warp(image: Tensor, flow: Tensor, grid: Tensor) -> Tensor:
     return F.grid_sample(image, places, mode="bilinear", padding_mode="border", align_corners=True)
 
 
-def double_rate(middle: Callable[[Tensor, Tensor], Tensor], frames: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Each of N frames and, between two, their middle: 2N - 1 frames, one pair at a time."""
-    before: Tensor | None = None
+def double_rate(
+    middle: Callable[[Tensor, Tensor], Tensor], frames: Iterable[Tensor], before: Tensor | None = None
+) -> Iterator[Tensor]:
+    """Each of N frames and, between two, their middle: 2N - 1 frames, one pair at a time.
+
+    With the frame `before` them: its middle with the first one, too.
+    """
     for frame in frames:
         if before is not None:
             yield middle(before, frame)

@@ -176,16 +176,23 @@ class Pipeline:
             x = after.div_(visits)
         return x
 
-    def decode(self, latents: Tensor, frames: int, run: Run = run_plainly) -> Iterator[Tensor]:
-        """The first `frames` pictures of the latents, (3, H, W) in 0..1 and fp32, on the device; chunk by chunk."""
+    def decode(
+        self, latents: Tensor, frames: int, finish: Callable[[Tensor], T], run: Run = run_plainly
+    ) -> Iterator[T]:
+        """Decode the first `frames` of the latents chunk by chunk.
+
+        `finish` makes of a chunk, (n, 3, H, W) in 0..1 and fp32 on the device, what is wanted of it; it is part of the
+        same piece of work, and is called again when that has to be done again.
+        """
         for chunk in vae.chunks(frames):
 
-            def decode_chunk(low_memory: bool) -> Tensor:
+            def decode_chunk(low_memory: bool) -> T:
                 scaled = latents[chunk.start : chunk.stop].to(self.device)  # noqa: B023  it runs at once
                 decoded = vae.decode(self.networks.vae, scaled, low_memory=low_memory)
-                return (decoded * 0.5 + 0.5).clamp(0, 1)
+                shown = decoded[: frames - chunk.start]  # noqa: B023
+                return finish((shown * 0.5 + 0.5).clamp(0, 1))
 
-            yield from run(decode_chunk)[: frames - chunk.start]
+            yield run(decode_chunk)
 
     def _context(
         self,

@@ -30,7 +30,7 @@ _QUEUE_FRAMES = 10  # ready but not yet encoded
 _WARM_UP_WINDOWS = 2  # not measured
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Shared:
     """What the jobs of one device share: the line for single pieces of work, and the one for denoising, with the
     seconds that each job in it still needs.
@@ -40,6 +40,7 @@ class Shared:
     pieces: Turn = field(default_factory=Turn)
     denoising: Turn = field(default_factory=Turn)
     remaining: dict[int, float] = field(default_factory=dict)
+    slowness: float | None = None  # how long the latest job took, as a multiple of what was expected
 
     def before(self, job: int) -> float:
         """Seconds that the jobs before this one need."""
@@ -85,10 +86,13 @@ class Synthesis:
             row = self._loaded.networks.emotion_rows[self._job.params.emotion]
             conditions = self._pipeline.prepare(tensors, row, work)
             self._report(Stage.PREPARING, 1.0, "Ready to denoise")
-            self._shared.remaining[id(self)] = self._plan.seconds((width, height), frames)
+            expected = self._plan.seconds((width, height), frames)
+            self._shared.remaining[id(self)] = expected * (self._shared.slowness or 1.0)
             try:
                 with self._shared.denoising.held(self._check, self._report_waiting):
+                    started = time.perf_counter()
                     latents = self._denoise(conditions, features, work)
+                    self._shared.slowness = (time.perf_counter() - started) / expected
             finally:
                 del self._shared.remaining[id(self)]
         self._encode(latents, frames, work)
@@ -123,28 +127,30 @@ class Synthesis:
     def _denoise(self, conditions: Conditions, features: SpeechFeatures, work: Work) -> Tensor:
         pipeline, params = self._pipeline, self._job.params
         height, width = (8 * side for side in conditions.start.shape[-2:])
-        self._report(Stage.DENOISING, 0.0, "Denoising")
+        on_window = self._window_reporter(features.frames)
+        on_window(0, params.inference_steps)
         return pipeline.denoise(
             conditions,
             work(lambda _: pipeline.noise(pipeline.generator(params.seed), features.frames, height, width)),
             features.clips,
             Sampling(params.inference_steps, params.ref_scale, params.emo_scale, params.dynamic_scale),
             run=work,
-            on_window=self._window_reporter(features.frames),
+            on_window=on_window,
         )
 
     def _window_reporter(self, frames: int) -> Callable[[int, int], None]:
         """Reports each window, and how long the rest will take at the pace of the windows so far."""
         steps = self._job.params.inference_steps
         pace = Pace(warm_up=1)
+        known = None if self._shared.slowness is None else self._shared.remaining[id(self)]  # from the job before
 
         def on_window(done: int, total: int) -> None:
             per_window = pace.after(done)
-            remaining: float | None = None
+            remaining = None if known is None else known * (1 - done / total)
             if per_window is not None:
                 remaining = per_window * (total - done + frames * DECODED_FRAME)
                 self._shared.remaining[id(self)] = remaining
-            step = math.ceil(done * steps / total)
+            step = max(1, math.ceil(done * steps / total))
             self._report(Stage.DENOISING, done / total, f"Denoising, step {step} of {steps}", remaining)
 
         return on_window
@@ -181,15 +187,19 @@ class Synthesis:
         return FPS if self._loaded.interpolation is None else 2 * FPS
 
     def _pictures(self, latents: Tensor, frames: int, work: Work) -> Iterator[NDArray[np.uint8]]:
-        """The frames at their native rate as pictures; a few are on the device at a time."""
+        """The frames at their native rate as pictures, decoded and interpolated chunk by chunk."""
         network = self._loaded.interpolation
-        with torch.inference_mode():
-            native = self._pipeline.decode(latents, frames, work)
-            if network is not None:
-                middle = network.middle
-                native = double_rate(lambda first, second: work(lambda _: middle(first, second)), native)
-            for frame in native:
-                yield work(lambda _: picture_of(frame))  # noqa: B023  it runs at once
+        before: Tensor | None = None
+
+        def finish(chunk: Tensor) -> list[NDArray[np.uint8]]:
+            nonlocal before
+            native = iter(chunk) if network is None else double_rate(network.middle, chunk, before)
+            pictures = [picture_of(frame) for frame in native]
+            before = chunk[-1].clone()  # last, since the whole may be done again; a view would keep all of it
+            return pictures
+
+        for pictures in self._pipeline.decode(latents, frames, finish, work):
+            yield from pictures
 
 
 class Pace:

@@ -191,7 +191,7 @@ def test_progress_follows_the_windows(engine: DiceTalkEngine, face: FaceBox, tmp
     ]  # fmt: skip
     assert any("step 3 of 5" in message for _, _, message, _ in reports)
     known = [remaining for stage, _, _, remaining in reports if stage is Stage.DENOISING and remaining is not None]
-    assert len(known) == 9  # all but the start and the first window, which warms up
+    assert len(known) >= 9  # at the latest when the first window, which warms up, is done
     assert all(seconds > 0 for seconds in known)
     weights = engine.stage_weights
     assert sum(weights.values()) == pytest.approx(1)

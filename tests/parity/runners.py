@@ -316,7 +316,7 @@ def full_chain(case: Case) -> Outputs:
         height, width = made.mask.shape
         noise = pipeline.noise(pipeline.generator(config["torch_seed"]), features.frames, height, width)
         latents = pipeline.denoise(pipeline.prepare(made, 0), noise, features.clips, pipelines.sampling(config))
-        video = list(pipeline.decode(latents, features.frames))
+        video = [frame for chunk in pipeline.decode(latents, features.frames, list) for frame in chunk]
     doubled = torch.stack(list(double_rate(network.middle, video)))
     return {
         "audio_tokens": projection(clips),
