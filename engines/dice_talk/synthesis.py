@@ -27,7 +27,6 @@ from media import image as images
 from media.video import VideoWriter, frame_count
 
 _QUEUE_FRAMES = 10  # ready but not yet encoded
-_WARM_UP_WINDOWS = 2  # not measured
 
 
 @dataclass(slots=True)
