@@ -43,8 +43,8 @@ def call() -> int:
         scaled = meta.empty(WINDOW, 4, latents, latents)
 
     def work() -> None:
-        context = pipeline._context(conditions, meta.clips, range(WINDOW), WINDOW, low_memory=False)
-        pipeline._predict(scaled, time, conditions, context, low_memory=False)
+        context = pipeline.context(conditions, meta.clips, range(WINDOW), WINDOW, low_memory=False)
+        pipeline.predict(scaled, time, conditions, context, low_memory=False)
 
     return count(work)
 

@@ -39,8 +39,8 @@ def peak_window(width: int, height: int, low_memory: bool) -> int:
         conditions = meta.conditions(width, height)
         time = meta.empty(1, 4 * REAL.unet.block_out_channels[0])
         scaled = meta.empty(WINDOW, 4, height // 8, width // 8)
-        context = pipeline._context(conditions, meta.clips, range(WINDOW), WINDOW, low_memory)
-        pipeline._predict(scaled, time, conditions, context, low_memory)
+        context = pipeline.context(conditions, meta.clips, range(WINDOW), WINDOW, low_memory)
+        pipeline.predict(scaled, time, conditions, context, low_memory)
 
     return _peak(work)
 

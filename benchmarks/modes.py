@@ -100,8 +100,8 @@ def predict(made: Scene, x: Tensor, *, low_memory: bool) -> Tensor:
     ids = torch.tensor([FPS, MOTION_BUCKET, MOTION_BUCKET_EXP])
     time = pipeline.networks.unet.embed_time(sampler.timestep(SIGMA), ids)
     scaled = sampler.scale_input(x, SIGMA).to(pipeline.device, pipeline.dtype)
-    context = pipeline._context(made.conditions, made.clips, range(WINDOW), WINDOW, low_memory)
-    return pipeline._predict(scaled, time, made.conditions, context, low_memory).float()
+    context = pipeline.context(made.conditions, made.clips, range(WINDOW), WINDOW, low_memory)
+    return pipeline.predict(scaled, time, made.conditions, context, low_memory).float()
 
 
 def window(made: Scene, *, low_memory: bool) -> Callable[[Tensor], Tensor]:

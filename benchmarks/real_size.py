@@ -118,7 +118,7 @@ def networks(size: Size, device: torch.device, dtype: torch.dtype) -> Networks:
         pose_guider=made(lambda: PoseGuider(size.unet.block_out_channels[0], size.pose_widths), device, dtype),
         audio_projection=made(lambda: audio_projection(size), device, torch.float32),
         vae=autoencoder,
-        image_encoder=ImageEncoder(size.unet.cross_attention_dim, device, dtype),  # type: ignore[arg-type]
+        image_encoder=ImageEncoder(torch.ones(1, size.unet.cross_attention_dim, device=device, dtype=dtype)),  # type: ignore[arg-type]
         emotion_layers=project_emotions(unet, tokens),
         emotion_rows={},
         no_emotion=EMOTIONS - 1,
@@ -130,12 +130,12 @@ def rife(size: Size, device: torch.device) -> IFNet:
     return made(lambda: IFNet(size.rife_width), device, torch.float32)
 
 
-class ImageEncoder:
+class ImageEncoder(nn.Module):
     """Stands where CLIP does, which takes 0.3 of a job's thousands of TFLOP: gives every picture the same token."""
 
-    def __init__(self, channels: int, device: torch.device, dtype: torch.dtype) -> None:
-        self.device, self.dtype = device, dtype
-        self._token = torch.ones(1, channels, device=device, dtype=dtype)
+    def __init__(self, token: Tensor) -> None:
+        super().__init__()
+        self.token = nn.Parameter(token, requires_grad=False)
 
-    def __call__(self, picture: Tensor) -> Any:
-        return SimpleNamespace(image_embeds=self._token.expand(len(picture), -1))
+    def forward(self, picture: Tensor) -> Any:
+        return SimpleNamespace(image_embeds=self.token.expand(len(picture), -1))

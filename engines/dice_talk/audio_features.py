@@ -26,7 +26,7 @@ RATE = 16000  # Hz
 FRAME_SAMPLES = 1280  # of one generated frame: 12.5 frames per second
 CLIP_TOKENS = 10  # that a frame sees
 _WINDOW_SAMPLES = 480_000  # 30 s, what whisper takes
-_FFT, _HOP, _MELS = 400, 160, 80
+FFT, HOP, MELS = 400, 160, 80
 _TOKENS_PER_FRAME, _TOKENS_BEFORE = 4, 4
 
 
@@ -72,15 +72,15 @@ class LogMel:
     """Whisper's input: the log-mel spectrogram of a window, padded to 30 s."""
 
     def __init__(self) -> None:
-        filters = librosa.filters.mel(sr=RATE, n_fft=_FFT, n_mels=_MELS)
+        filters = librosa.filters.mel(sr=RATE, n_fft=FFT, n_mels=MELS)
         self._filters = torch.from_numpy(filters)
-        self._hann = torch.hann_window(_FFT)
+        self._hann = torch.hann_window(FFT)
 
     def __call__(self, samples: NDArray[np.float32]) -> Tensor:
         """At most 480000 samples → (1, 80, 3000)."""
         padded = torch.zeros(_WINDOW_SAMPLES)
         padded[: len(samples)] = torch.from_numpy(samples)
-        spectrum = torch.stft(padded, _FFT, _HOP, window=self._hann, return_complex=True)[..., :-1].abs() ** 2
+        spectrum = torch.stft(padded, FFT, HOP, window=self._hann, return_complex=True)[..., :-1].abs() ** 2
         mel = (self._filters @ spectrum).clamp(min=1e-10).log10()
         mel = torch.maximum(mel, mel.max() - 8.0)
         return ((mel + 4.0) / 4.0)[None]

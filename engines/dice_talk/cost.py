@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from engines.dice_talk.attention import KeyValue
-from engines.dice_talk.context import Context, Layer, Modality
+from engines.dice_talk.context import Context, Layer, Modality, Projected, level_masks
 from engines.dice_talk.pipeline import PADDING
 from engines.dice_talk.unet import AUDIO, EMOTION, UNet, UNetConfig
 from engines.dice_talk.windows import WINDOW, windows
@@ -26,57 +26,70 @@ GIB = 1 << 30
 FIXED_BYTES = GIB // 4
 NORMAL_BYTES_PER_PIXEL = 25_000
 LOW_MEMORY_BYTES_PER_PIXEL = 5_000
+_VISITOR_BYTES = 5 * GIB // 4  # the image encoder, when it comes to the device
 _PUBLISHED_WIDTH = 320
 _DEVICE_RESERVE = GIB // 2  # for what CUDA and its libraries hold beside the tensors
 
-_EFFICIENCY = 0.4  # of a bare matrix product's speed; the service corrects it by what jobs really take
-_CALL_SECONDS = 0.03  # of a call of the UNet, however small: its thousands of kernels have to be started
 DECODED_FRAME = 1 / 30  # of a call of the UNet at the same size
 _PREPARATION_SECONDS = 1.0
 _COUNTED_SIDES = 64, 128, 256  # pixels
+_TOKENS = 32  # of audio and emotion
 
 BRANCHES = 3
 
 
-def window_flops(config: UNetConfig, height: int, width: int) -> int:
-    """FLOPs (two a multiply-add) of one UNet call for a window of a video of this size, in all three branches.
+def window_call(unet: UNet, height: int, width: int) -> Callable[[], torch.Tensor]:
+    """One call of the UNet for a window of a video of this size, in all three branches, with zeros for everything.
 
     The rows of the audio are projected in it; those of image and emotion are once in a job.
     """
-    rows = {"image": 2, "audio": WINDOW + 1, "emotion": 2}
-    with torch.device("meta"), torch.inference_mode():
-        unet = UNet(config)
-        index = torch.zeros(BRANCHES, WINDOW, dtype=torch.long)
-        shares = {name: torch.zeros(BRANCHES, count) for name, count in rows.items()}
-        tokens = {name: torch.zeros(count, 32, config.cross_attention_dim) for name, count in rows.items()}
-        image: list[Layer[torch.Tensor]] = unet.project_image(tokens["image"][:, :1])
-        emotion: list[Layer[KeyValue]] = unet.project_adapter(EMOTION, tokens["emotion"])
-        sample = torch.zeros(BRANCHES, WINDOW, config.in_channels, height // 8, width // 8)
+    config, weight = unet.config, unet.conv_in.weight
+    device, dtype = weight.device, weight.dtype
+
+    def zeros(*shape: int) -> torch.Tensor:
+        return torch.zeros(shape, device=device, dtype=dtype)
+
+    def modality(layers: Sequence[Layer[Projected]], rows: int) -> Modality[Projected]:
+        uses = torch.zeros(BRANCHES, rows, dtype=torch.long, device=device)
+        uses[:, 0] = WINDOW
+        return Modality(layers, torch.zeros(BRANCHES, WINDOW, dtype=torch.long, device=device), uses)
+
+    audio_rows, width_of_tokens = WINDOW + 1, config.cross_attention_dim
+    image = unet.project_image(zeros(2, 1, width_of_tokens))
+    emotion = unet.project_adapter(EMOTION, zeros(2, _TOKENS, width_of_tokens))
+    masks = level_masks(torch.zeros(height, width, device=device), len(config.block_out_channels), dtype)
+    time_ids = torch.zeros(3)
+
+    def call() -> torch.Tensor:
+        audio = unet.project_adapter(AUDIO, zeros(audio_rows, _TOKENS, width_of_tokens))
+        context = Context(modality(image, 2), modality(audio, audio_rows), modality(emotion, 2), masks)
+        sample = zeros(BRANCHES, WINDOW, config.in_channels, height // 8, width // 8)
+        pose = zeros(1, 1, config.block_out_channels[0], height // 8, width // 8)
+        return unet(sample, unet.embed_time(0.0, time_ids), pose, context)
+
+    return call
+
+
+@torch.inference_mode()
+def window_flops(config: UNetConfig, height: int, width: int) -> int:
+    """FLOPs of `window_call`, two for a multiply-add."""
+    with torch.device("meta"):
+        call = window_call(UNet(config), height, width)
         with FlopCounterMode(display=False) as counter:
-            grids = [(height >> level, width >> level) for level in range(3, 3 + len(config.block_out_channels))]
-            context = Context(
-                image=Modality(image, index, shares["image"]),
-                audio=Modality(unet.project_adapter(AUDIO, tokens["audio"]), index, shares["audio"]),
-                emotion=Modality(emotion, index, shares["emotion"]),
-                masks={grid: torch.zeros(grid[0] * grid[1], 1) for grid in grids},
-            )
-            embedded = unet.embed_time(0.0, torch.zeros(3))
-            pose = torch.zeros(1, 1, config.block_out_channels[0], height // 8, width // 8)
-            unet(sample, embedded, pose, context)
+            call()
     return int(counter.get_total_flops())
 
 
-def device_speed(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOPs per second of a matrix product, measured."""
-    side = 4096 if device.type == "cuda" else 1024
-    square = torch.ones(side, side, device=device, dtype=dtype)
+@torch.inference_mode()
+def window_seconds(unet: UNet, side: int) -> float:
+    """Measured time of `window_call` for a square video."""
+    call = window_call(unet, side, side)
     best = float("inf")
-    for _ in range(3):  # the first one also loads the kernel
+    for _ in range(2):  # the first one also loads the kernels
         started = time.perf_counter()
-        product = square @ square
-        product[0, 0].item()  # waits for it
+        call()[0, 0, 0, 0, 0].item()  # waits for it
         best = min(best, time.perf_counter() - started)
-    return 2 * side**3 / best
+    return best
 
 
 def device_memory(device: torch.device) -> int:
@@ -103,23 +116,26 @@ class CostModel:
     """Predicts for one device and one set of networks."""
 
     window: tuple[float, float, float]  # its FLOPs: fixed, per pixel of the video, per pair of them (self-attention)
-    flops_per_second: float
+    flops_per_second: float  # of the UNet, measured
     weights: int  # bytes on the device
     width: int  # channels of the UNet's first level
     item: int  # bytes of a number in the networks' precision
 
     @classmethod
-    def of(cls, config: UNetConfig, flops_per_second: float, weights: int, item: int) -> CostModel:
-        """Count three small sizes, which settle the three terms."""
+    def of(cls, unet: UNet, weights: int) -> CostModel:
+        """Count three small sizes, which settle the three terms, and time one."""
+        config, weight = unet.config, unet.conv_in.weight
         counted = [window_flops(config, side, side) for side in _COUNTED_SIDES]
         powers = np.vander([side**2 for side in _COUNTED_SIDES], increasing=True).astype(np.float64)
         fixed, per_pixel, per_pair = np.linalg.solve(powers, counted)
+        # A small picture does not show what a GPU can do; a larger one takes minutes on a CPU.
+        timed = -1 if weight.device.type == "cuda" else 0
         return cls(
             window=(float(fixed), float(per_pixel), float(per_pair)),
-            flops_per_second=_EFFICIENCY * flops_per_second,
+            flops_per_second=counted[timed] / window_seconds(unet, _COUNTED_SIDES[timed]),
             weights=weights,
             width=config.block_out_channels[0],
-            item=item,
+            item=weight.dtype.itemsize,
         )
 
     def seconds(self, size: tuple[int, int], frames: int, steps: int) -> float:
@@ -129,7 +145,7 @@ class CostModel:
 
     def window_seconds(self, size: tuple[int, int]) -> float:
         """Expected time of one call of the UNet."""
-        return _CALL_SECONDS + self.window_flops(size) / self.flops_per_second
+        return self.window_flops(size) / self.flops_per_second
 
     def window_flops(self, size: tuple[int, int]) -> float:
         """Expected FLOPs of one call of the UNet."""
@@ -141,4 +157,5 @@ class CostModel:
         """Expected peak of the device's memory, whatever the length."""
         per_pixel = LOW_MEMORY_BYTES_PER_PIXEL if low_memory else NORMAL_BYTES_PER_PIXEL
         scale = self.width / _PUBLISHED_WIDTH * self.item / 2
-        return self.weights + round(scale * (FIXED_BYTES + per_pixel * size[0] * size[1]))
+        activations = FIXED_BYTES + per_pixel * size[0] * size[1]
+        return self.weights + round(scale * max(activations, _VISITOR_BYTES))

@@ -86,23 +86,43 @@ class Work:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            if _is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise torch.OutOfMemoryError(str(error)) from error
-            if _is_broken(error):
+            if not self._alive(error):
                 logger.exception("The GPU failed")
                 raise GpuFailedError("The GPU failed, and the service has to be started again.") from error
             raise
 
+    def _alive(self, error: RuntimeError) -> bool:
+        """Whether the device still works after an error: most that name CUDA leave it so, some do not."""
+        if self._device.type != "cuda":  # there is nothing to ask
+            return not isinstance(error, torch.AcceleratorError) and "CUDA error" not in str(error)
+        try:
+            torch.ones(1, device=self._device).add_(1)
+            torch.cuda.synchronize(self._device)
+        except RuntimeError as problem:
+            return is_out_of_memory(problem)
+        return True
+
     def _free(self) -> None:
         if self._device.type == "cuda":
-            torch.cuda.empty_cache()
+            try:
+                torch.cuda.empty_cache()
+            except RuntimeError as error:
+                raise GpuFailedError("The GPU failed, and the service has to be started again.") from error
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """cuBLAS and cuDNN have ways of their own to say it."""
-    return any(phrase in str(error) for phrase in ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED"))
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # no room for a handle
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_NOT_INITIALIZED",
+    "nable to find an engine to execute this computation",  # cuDNN, with no room for any of its workspaces
+    "can't allocate memory",  # on the CPU
+)
 
 
-def _is_broken(error: RuntimeError) -> bool:
-    """After such an error no call of this process to the device will work any more."""
-    return isinstance(error, torch.AcceleratorError) or "CUDA error" in str(error)
+def is_out_of_memory(error: BaseException) -> bool:
+    """PyTorch, cuBLAS and cuDNN all have their ways of saying it."""
+    return isinstance(error, torch.OutOfMemoryError) or any(phrase in str(error) for phrase in _OUT_OF_MEMORY)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -27,7 +26,8 @@ from engines.base import (
     TooLargeError,
 )
 from engines.dice_talk import audio_features, portrait
-from engines.dice_talk.cost import GIB, CostModel, device_memory, device_speed, host_memory, latent_bytes
+from engines.dice_talk.cost import GIB, CostModel, device_memory, host_memory, latent_bytes
+from engines.dice_talk.device import is_out_of_memory
 from engines.dice_talk.face import Faces
 from engines.dice_talk.networks import Loaded, load
 from engines.dice_talk.synthesis import Plan, Shared, Synthesis
@@ -38,8 +38,6 @@ DType = Literal["auto", "fp16", "bf16", "fp32"]
 LowVram = Literal["auto", "on", "off"]
 
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
-_ENCODER_BYTES = 5 * GIB // 4  # of the image encoder in half precision, beside the video networks
-_USUAL_SIZE = 512, 512
 _LATENTS_SHARE = 0.5  # of the main memory that one job's latents may take
 _SMALL_SHARE = 1 / 8  # of the shorter side: 64 pixels in a video of 512
 
@@ -79,35 +77,23 @@ class DiceTalkEngine:
         """Read the checkpoints onto the device. Raises SetupError."""
         try:
             self._load()
-        except torch.OutOfMemoryError as error:
-            raise SetupError(
-                "The GPU has too little memory for DICE-Talk's weights, or other programs hold it. "
-                f"{self._memory / GIB:.1f} GiB were free."
-            ) from error
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
+            return
+        self.close()  # out here, where nothing holds the tensors any more
+        raise SetupError(
+            "The GPU has too little memory for DICE-Talk's weights, or other programs hold it: "
+            f"{self._memory / GIB:.1f} GiB were free."
+        )
 
     def _load(self) -> None:
         if self._device.type == "cuda" and not torch.cuda.is_available():
             raise SetupError("PyTorch finds no CUDA GPU. Set gpu.device_id to -1 to use the CPU, which takes hours.")
         self._memory = device_memory(self._device)
-        loaded = load(
-            self._directory,
-            self._device,
-            self._dtype,
-            interpolate=self._interpolate,
-            encoder_on_device=self._low_vram == "off",
-        )
-        networks = loaded.networks
-        cost = CostModel.of(
-            networks.unet.config,
-            device_speed(self._device, self._dtype),
-            _bytes_on(self._device, loaded),
-            self._dtype.itemsize,
-        )
-        roomy = cost.peak_bytes(_USUAL_SIZE, low_memory=False) + _ENCODER_BYTES <= self._memory
-        if self._low_vram == "auto" and roomy:
-            encoder: Any = networks.image_encoder  # transformers has no types for this method
-            encoder.to(self._device, self._dtype)
-            cost = replace(cost, weights=_bytes_on(self._device, loaded))
+        loaded = load(self._directory, self._device, self._dtype, interpolate=self._interpolate)
+        cost = CostModel.of(loaded.networks.unet, _bytes_on(self._device, loaded))
         self._loaded, self._cost = loaded, cost
         logger.info(
             "DICE-Talk is loaded on %s in %s: %.2f GiB of weights, %.1f GiB free before",
@@ -188,7 +174,7 @@ def _bytes_on(device: torch.device, loaded: Loaded) -> int:
     """What is kept there between jobs."""
     networks = loaded.networks
     modules: list[Any] = [
-        networks.unet, networks.vae, networks.pose_guider, networks.audio_projection, networks.image_encoder,
+        networks.unet, networks.vae, networks.pose_guider, networks.audio_projection,
         *([] if loaded.interpolation is None else [loaded.interpolation]),
     ]  # fmt: skip
     held = [tensor for module in modules for tensor in module.parameters()]

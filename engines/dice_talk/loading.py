@@ -42,6 +42,9 @@ class TensorFile(Mapping[str, Tensor]):
     def __getitem__(self, key: str) -> Tensor:
         return self._read(self._keys[key])
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._keys  # Mapping's own would read the tensor
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._keys)
 
@@ -52,9 +55,10 @@ class TensorFile(Mapping[str, Tensor]):
         """The length of a tensor's first axis. Raises SetupError when there is none."""
         if key not in self:
             raise SetupError(f"{self.name} does not fit the network: {key} is missing. {FETCH_AGAIN}")
-        if not self[key].ndim:
+        tensor = self[key]
+        if not tensor.ndim:
             raise SetupError(f"{self.name} does not fit the network: {key} is a single number. {FETCH_AGAIN}")
-        return len(self[key])
+        return len(tensor)
 
 
 def _load_pickle(path: Path) -> dict[str, Tensor]:

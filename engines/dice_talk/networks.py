@@ -17,6 +17,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, Whispe
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from engines.base import Emotion, SetupError
+from engines.dice_talk import audio_features, sampler
 from engines.dice_talk.audio_features import CLIP_TOKENS, SpeechEncoder
 from engines.dice_talk.conditioning import EmotionModel, PoseGuider, TokenProjection
 from engines.dice_talk.face import FaceDetector
@@ -29,6 +30,21 @@ from engines.dice_talk.unet import UNet, UNetConfig
 SVD = "stable-video-diffusion-img2vid-xt"
 _CPU = torch.device("cpu")
 _ADAPTERS = ".attn2.processor."
+_CONSTANTS: dict[str, dict[str, Any]] = {
+    f"{SVD}/scheduler/scheduler_config.json": {
+        "prediction_type": "v_prediction",
+        "sigma_max": sampler.SIGMA_MAX,
+        "sigma_min": sampler.SIGMA_MIN,
+        "timestep_type": "continuous",
+        "use_karras_sigmas": True,
+    },
+    "whisper-tiny/preprocessor_config.json": {
+        "feature_size": audio_features.MELS,
+        "hop_length": audio_features.HOP,
+        "n_fft": audio_features.FFT,
+        "sampling_rate": audio_features.RATE,
+    },
+}
 
 Made = TypeVar("Made", bound=nn.Module)
 
@@ -45,12 +61,9 @@ class Loaded:
     interpolation: IFNet | None
 
 
-def load(
-    directory: Path, device: torch.device, dtype: torch.dtype, *, interpolate: bool, encoder_on_device: bool
-) -> Loaded:
-    """Read everything. `encoder_on_device`: whether the image encoder, 1.2 GiB in half precision and used once in a
-    job, may stay on the device. Raises SetupError.
-    """
+def load(directory: Path, device: torch.device, dtype: torch.dtype, *, interpolate: bool) -> Loaded:
+    """Read everything. Raises SetupError."""
+    _check_constants(directory)
     unet = load_unet(directory, device, dtype)
     width = unet.config.cross_attention_dim
     speech = _speech_encoder(directory)
@@ -61,9 +74,7 @@ def load(
             pose_guider=_pose_guider(directory, unet.config.block_out_channels[0], device, dtype),
             audio_projection=_audio_projection(directory, speech, width, device),
             vae=_vae(directory, device, dtype),
-            image_encoder=_image_encoder(
-                directory, *((device, dtype) if encoder_on_device else (_CPU, torch.float32)), width
-            ),
+            image_encoder=_image_encoder(directory, width),
             emotion_layers=project_emotions(unet, emotions),
             emotion_rows={emotion: row for row, emotion in enumerate(Emotion)},
             no_emotion=len(Emotion),
@@ -72,6 +83,18 @@ def load(
         detector=_detector(directory),
         interpolation=_interpolation(directory, device) if interpolate else None,
     )
+
+
+def _check_constants(directory: Path) -> None:
+    """What this code has as constants must be what the checkpoints were made with."""
+    for name, expected in _CONSTANTS.items():
+        values = _config(directory, name)
+        for key, value in expected.items():
+            if values.get(key, value) != value:
+                raise SetupError(
+                    f"{name} says {key} {values[key]!r}, and this engine works with {value!r}: these are other "
+                    f"checkpoints, or damaged ones. {FETCH_AGAIN}"
+                )
 
 
 def _made(build: Callable[[], Made]) -> Made:
@@ -173,9 +196,8 @@ def _vae(directory: Path, device: torch.device, dtype: torch.dtype) -> Autoencod
     return autoencoder
 
 
-def _image_encoder(
-    directory: Path, device: torch.device, dtype: torch.dtype, width: int
-) -> CLIPVisionModelWithProjection:
+def _image_encoder(directory: Path, width: int) -> CLIPVisionModelWithProjection:
+    """On the CPU and as it is in its file, so that it takes next to no memory there: it is used once in a job."""
     name = f"{SVD}/image_encoder/config.json"
     config = _config(directory, name)
     encoder = _configured(name, lambda: CLIPVisionModelWithProjection(CLIPVisionConfig.from_dict(config)))
@@ -186,9 +208,10 @@ def _image_encoder(
         )
     file = TensorFile(directory, f"{SVD}/image_encoder/model.fp16.safetensors")
     # In some versions the file holds the positions too, which are only a range.
-    fill(encoder, file, name=file.name, device=device, dtype=dtype, ignored=("vision_model.embeddings.position_ids",))
+    ignored = ("vision_model.embeddings.position_ids",)
+    fill(encoder, file, name=file.name, device=_CPU, dtype=torch.float16, ignored=ignored)
     embeddings: Any = encoder.vision_model.embeddings
-    embeddings.position_ids = torch.arange(embeddings.num_positions, device=device)[None]
+    embeddings.position_ids = torch.arange(embeddings.num_positions)[None]
     return encoder
 
 

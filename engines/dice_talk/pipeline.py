@@ -8,11 +8,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from diffusers import AutoencoderKLTemporalDecoder
 from torch import Tensor
+from torch.func import functional_call
 
 from engines.dice_talk import sampler, vae
 from engines.dice_talk.attention import KeyValue
@@ -47,13 +48,15 @@ def run_plainly(work: Callable[[bool], T]) -> T:
 
 @dataclass(frozen=True, slots=True)
 class Networks:
-    """Everything that runs on the device, and what was computed with it once and for all."""
+    """Everything that runs on the device, and what was computed with it once and for all. All but the image encoder
+    stay there.
+    """
 
     unet: UNet
     pose_guider: PoseGuider
     audio_projection: TokenProjection  # fp32
     vae: AutoencoderKLTemporalDecoder  # its encoder in fp32
-    image_encoder: CLIPVisionModelWithProjection  # on the device or the CPU
+    image_encoder: CLIPVisionModelWithProjection  # on the CPU
     emotion_layers: Sequence[Layer[KeyValue]]  # the keys and values of all emotions' tokens
     emotion_rows: Mapping[str, int]  # which row is which emotion
     no_emotion: int  # the row of the unconditional branches
@@ -106,19 +109,11 @@ class Pipeline:
 
     def prepare(self, portrait: PortraitTensors, emotion_row: int, run: Run = run_plainly) -> Conditions:
         """Encode the portrait and the mask, once for the whole video."""
-        embedding: Tensor | None = None
-        if self.networks.image_encoder.device != self.device:
-            embedding = self._embed(portrait)
-        return run(lambda _: self._conditions(portrait, embedding, emotion_row))
+        return run(lambda _: self._conditions(portrait, emotion_row))
 
-    def _embed(self, portrait: PortraitTensors) -> Tensor:
-        """The image token (1, D)."""
-        encoder = self.networks.image_encoder
-        return encoder(portrait.clip[None].to(encoder.device, encoder.dtype)).image_embeds
-
-    def _conditions(self, portrait: PortraitTensors, embedding: Tensor | None, emotion_row: int) -> Conditions:
+    def _conditions(self, portrait: PortraitTensors, emotion_row: int) -> Conditions:
         networks, device, dtype = self.networks, self.device, self.dtype
-        token = (self._embed(portrait) if embedding is None else embedding).to(device, dtype)
+        token = self._image_token(portrait.clip)
         latents = vae.encode(networks.vae, portrait.reference[None].to(device))
         mask = portrait.mask.to(device)
         pose = networks.pose_guider(mask.to(dtype).expand(1, 3, -1, -1))
@@ -132,6 +127,15 @@ class Pipeline:
             emotion_row=emotion_row,
             no_audio=networks.audio_projection(silence).to(dtype),
         )
+
+    def _image_token(self, picture: Tensor) -> Tensor:
+        """(3, 224, 224) → (1, D). The encoder is a visitor on the device: large, and needed once in a job."""
+        encoder: Any = self.networks.image_encoder
+        visiting = {
+            name: tensor.to(self.device, self.dtype if tensor.is_floating_point() else tensor.dtype)
+            for name, tensor in (*encoder.named_parameters(), *encoder.named_buffers())
+        }
+        return functional_call(encoder, visiting, picture[None].to(self.device, self.dtype)).image_embeds
 
     def denoise(
         self,
@@ -156,19 +160,19 @@ class Pipeline:
         x = torch.add(conditions.start, noise, alpha=levels[0])
         del noise
         for step, (sigma, next_sigma) in enumerate(itertools.pairwise(levels)):
-            time = run(lambda _: unet.embed_time(sampler.timestep(sigma), ids))  # noqa: B023  it runs at once
             after = torch.zeros_like(x)
             visits = torch.zeros(len(x), 1, 1, 1)
             for window in windows(len(x), step):
                 before = x[window]  # as it was at the start of the step
 
-                def predict(low_memory: bool) -> Tensor:
+                def piece(low_memory: bool) -> Tensor:  # it runs at once: what it takes from the loop has not moved on
+                    time = unet.embed_time(sampler.timestep(sigma), ids)  # noqa: B023
                     scaled = sampler.scale_input(before, sigma).to(self.device, self.dtype)  # noqa: B023
-                    context = self._context(conditions, clips, window, len(x) - PADDING, low_memory)  # noqa: B023
-                    branches = self._predict(scaled, time, conditions, context, low_memory)  # noqa: B023
+                    context = self.context(conditions, clips, window, len(x) - PADDING, low_memory)  # noqa: B023
+                    branches = self.predict(scaled, time, conditions, context, low_memory)
                     return sampler.guide(branches.float(), sampling.identity, sampling.expression).cpu()
 
-                after[window] += sampler.euler_step(before, run(predict), sigma, next_sigma)
+                after[window] += sampler.euler_step(before, run(piece), sigma, next_sigma)
                 visits[window] += 1
                 done += 1
                 if on_window is not None:
@@ -194,7 +198,7 @@ class Pipeline:
 
             yield run(decode_chunk)
 
-    def _context(
+    def context(
         self,
         conditions: Conditions,
         clips: Callable[[Sequence[int]], Tensor],
@@ -238,7 +242,7 @@ class Pipeline:
             feed_forward_rows=_LOW_MEMORY_ROWS if low_memory else None,
         )
 
-    def _predict(
+    def predict(
         self, scaled: Tensor, time: Tensor, conditions: Conditions, context: Context, low_memory: bool
     ) -> Tensor:
         """v of the three branches (3, F, 4, h, w); in little memory one by one."""

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.naive_denoising import Job
-from benchmarks.real_size import TINY, TOKENS, networks
+from benchmarks.real_size import TINY, TOKENS, ImageEncoder, networks
 from engines.dice_talk.conditioning import TokenProjection
 from engines.dice_talk.pipeline import Conditions, Pipeline, project_emotions
 from engines.dice_talk.portrait import PortraitTensors
@@ -58,16 +56,12 @@ def plain(frames: int, dtype: torch.dtype, device: torch.device | None = None) -
     emotions, token = random(2, TOKENS, width, seed=1), random(1, width, seed=2)
     audio = random(frames + 1, TOKENS, width, seed=4).to(device)
 
-    def embed(picture: Tensor) -> Any:
-        return SimpleNamespace(image_embeds=token)
-
-    embed.device, embed.dtype = torch.device("meta"), torch.float32  # type: ignore[attr-defined]
     built = networks(TINY, device, dtype)
     parts = replace(
         built,
         emotion_layers=project_emotions(built.unet, emotions),
         audio_projection=_Given(audio),
-        image_encoder=embed,  # type: ignore[arg-type]
+        image_encoder=ImageEncoder(token),  # type: ignore[arg-type]
         no_emotion=NO_EMOTION,
     )
     # An ellipse with values between 0 and 1 along its rim.

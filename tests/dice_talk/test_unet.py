@@ -39,8 +39,8 @@ def ours(clip: Plain, window: list[int], *, low_memory: bool = False) -> Tensor:
     made = clip.pipeline
     scaled = sampler.scale_input(latents()[window], SIGMA).to(made.device, made.dtype)
     time = made.networks.unet.embed_time(sampler.timestep(SIGMA), IDS)
-    context = made._context(clip.conditions, clip.clips, window, FRAMES, low_memory)
-    return made._predict(scaled, time, clip.conditions, context, low_memory)
+    context = made.context(clip.conditions, clip.clips, window, FRAMES, low_memory)
+    return made.predict(scaled, time, clip.conditions, context, low_memory)
 
 
 def theirs(clip: Plain, window: list[int]) -> Tensor:
@@ -104,7 +104,7 @@ def test_what_is_shared_equals_its_copies() -> None:
     """A pose map of size 1 and few rows of tokens, against a map and a row for every branch and frame."""
     clip, window = plain(FRAMES, torch.float32), WINDOWS["speech and padding"]
     made = clip.pipeline
-    context = made._context(clip.conditions, clip.clips, window, FRAMES, low_memory=False)
+    context = made.context(clip.conditions, clip.clips, window, FRAMES, low_memory=False)
 
     def repeated(modality: Any) -> Any:
         index = modality.index.flatten()
@@ -122,8 +122,8 @@ def test_what_is_shared_equals_its_copies() -> None:
     copies = replace(clip.conditions, pose=pose)
     time = made.networks.unet.embed_time(sampler.timestep(SIGMA), IDS)
     scaled = sampler.scale_input(latents()[window], SIGMA).to(made.dtype)
-    shared = made._predict(scaled, time, clip.conditions, context, low_memory=False)
-    assert difference(made._predict(scaled, time, copies, spelt, low_memory=False), shared) < 2e-5
+    shared = made.predict(scaled, time, clip.conditions, context, low_memory=False)
+    assert difference(made.predict(scaled, time, copies, spelt, low_memory=False), shared) < 2e-5
 
 
 def _rows(rows: Any, index: Tensor) -> Any:
