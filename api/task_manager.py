@@ -263,8 +263,15 @@ class TaskManager:
         runner = self._running.get(task.key)
         if runner is not None:  # an equal task's video will be this one's too
             return TaskReport(task, len(ahead) + 1, self._remaining(self._tasks[runner]))
-        work = sum(self._remaining(self._tasks[task_id]) for task_id in (*self._running.values(), *ahead))
-        return TaskReport(task, len(ahead) + 1, work / self._settings.max_workers + self._remaining(task))
+        return TaskReport(task, len(ahead) + 1, self._until_begun(ahead) + self._remaining(task))
+
+    def _until_begun(self, ahead: list[str]) -> float:
+        """Expected seconds until a task can begin that has these before it in the queue."""
+        running = [self._remaining(self._tasks[task_id]) for task_id in self._running.values()]
+        waiting = sum(self._remaining(self._tasks[task_id]) for task_id in ahead)
+        if self._engine().one_at_a_time:  # one that takes its turn later knows of those before it
+            return max(running, default=0.0) + waiting
+        return (sum(running) + waiting) / self._settings.max_workers
 
     def _remaining(self, task: Task) -> float:
         now = self._now()

@@ -162,6 +162,9 @@ class Engine(Protocol):
     version: str
     """Changes whenever equal input would give another video."""
 
+    one_at_a_time: bool
+    """Whether jobs take turns for most of their time, so that more of them at once make none faster."""
+
     ignored_fields: Mapping[str, str]
     """Form fields that this engine cannot honour, each with the warning a client is given."""
 

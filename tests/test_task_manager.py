@@ -242,6 +242,20 @@ def test_a_failure_has_a_code_and_does_not_stop_the_next(world: World, failure: 
     assert world.status(second) == ["COMPLETED"]
 
 
+def test_tasks_that_take_turns_do_not_share_the_time_of_those_before_them(tmp_path: Path) -> None:
+    world = World(tmp_path, max_workers=2)
+    world.engine.hold()
+    ids = [world.submit(seed) for seed in range(4)]  # of 10 s each
+    for _ in range(2):
+        world.engine.wait_begun()
+    assert [world.get(task_id).eta_seconds for task_id in ids] == pytest.approx([10, 10, 20, 25])
+    world.engine.one_at_a_time = True
+    assert [world.get(task_id).eta_seconds for task_id in ids] == pytest.approx([10, 10, 20, 30])
+    world.engine.go_on()
+    world.finish(*ids)
+    world.manager.shutdown(10)
+
+
 def test_a_task_that_takes_too_long_times_out(tmp_path: Path) -> None:
     world = World(tmp_path, timeout_seconds=5)
     world.engine.cost = 0.1

@@ -48,6 +48,7 @@ class DiceTalkEngine:
     """
 
     name = "dice_talk"
+    one_at_a_time = True
     ignored_fields: Mapping[str, str] = MappingProxyType({})
     stage_weights: Mapping[Stage, float] = MappingProxyType(
         {Stage.PREPARING: 0.04, Stage.DENOISING: 0.85, Stage.DECODING: 0.10, Stage.ENCODING: 0.01}
@@ -148,7 +149,7 @@ class DiceTalkEngine:
         comment = f"Synthetic video: DICE-Talk, engine {self.name} {self.version}, emotion {job.params.emotion}."
         plan = Plan(
             low_memory=lambda size: self._low_memory(cost, size),
-            seconds=lambda size, frames: cost.seconds(size, frames, job.params.inference_steps),
+            window_seconds=cost.window_seconds,
             comment=comment,
         )
         Synthesis(loaded, self._shared, plan, job=job, report=report, cancelled=cancelled).run()

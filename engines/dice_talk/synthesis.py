@@ -21,8 +21,9 @@ from engines.dice_talk.cost import DECODED_FRAME
 from engines.dice_talk.device import Turn, Work
 from engines.dice_talk.interpolation import double_rate
 from engines.dice_talk.networks import Loaded
-from engines.dice_talk.pipeline import FPS, Conditions, Pipeline, Sampling
+from engines.dice_talk.pipeline import FPS, PADDING, Conditions, Pipeline, Sampling
 from engines.dice_talk.portrait import PortraitTensors
+from engines.dice_talk.windows import windows
 from media import image as images
 from media.video import VideoWriter, frame_count
 
@@ -39,7 +40,7 @@ class Shared:
     pieces: Turn = field(default_factory=Turn)
     denoising: Turn = field(default_factory=Turn)
     remaining: dict[int, float] = field(default_factory=dict)
-    slowness: float | None = None  # how long the latest job took, as a multiple of what was expected
+    slowness: float | None = None  # how long the latest job's windows took, as a multiple of what was expected
 
     def before(self, job: int) -> float:
         """Seconds that the jobs before this one need."""
@@ -53,7 +54,7 @@ class Plan:
     """What the engine decides for a job. Sizes are (width, height)."""
 
     low_memory: Callable[[tuple[int, int]], bool]
-    seconds: Callable[[tuple[int, int], int], float]  # expected, for a size and so many generated frames
+    window_seconds: Callable[[tuple[int, int]], float]  # expected, of one call of the UNet
     comment: str  # in the file
 
 
@@ -70,6 +71,7 @@ class Synthesis:
         self._job = job
         self._report = report
         self._cancelled = cancelled
+        self._abandoned = False
 
     def run(self) -> None:
         """Raises EngineError, MediaError, OSError."""
@@ -85,19 +87,20 @@ class Synthesis:
             row = self._loaded.networks.emotion_rows[self._job.params.emotion]
             conditions = self._pipeline.prepare(tensors, row, work)
             self._report(Stage.PREPARING, 1.0, "Ready to denoise")
-            expected = self._plan.seconds((width, height), frames)
-            self._shared.remaining[id(self)] = expected * (self._shared.slowness or 1.0)
+            expected = self._plan.window_seconds((width, height))
+            self._shared.remaining[id(self)] = self._left(0, frames) * expected * (self._shared.slowness or 1.0)
             try:
                 with self._shared.denoising.held(self._check, self._report_waiting):
                     started = time.perf_counter()
                     latents = self._denoise(conditions, features, work)
-                    self._shared.slowness = (time.perf_counter() - started) / expected
+                    per_window = (time.perf_counter() - started) / self._windows(frames)
+                    self._shared.slowness = per_window / expected
             finally:
                 del self._shared.remaining[id(self)]
         self._encode(latents, frames, work)
 
     def _check(self) -> None:
-        if self._cancelled():
+        if self._abandoned or self._cancelled():
             raise JobCancelledError("The job was cancelled.")
 
     def _portrait(self) -> PortraitTensors:
@@ -118,6 +121,14 @@ class Synthesis:
             speech_windows(job.audio, job.seconds), self._loaded.speech, job.output.parent, after_window
         )
 
+    def _windows(self, frames: int) -> int:
+        """How many calls of the UNet so many generated frames take."""
+        return self._job.params.inference_steps * len(windows(frames + PADDING, 0))
+
+    def _left(self, done: int, frames: int) -> float:
+        """What is left when so many windows are done, counted in windows: decoding is worth some too."""
+        return self._windows(frames) - done + frames * DECODED_FRAME
+
     def _report_waiting(self) -> None:
         own = self._shared.remaining[id(self)]
         message = "Waiting until another video has been denoised"
@@ -127,12 +138,17 @@ class Synthesis:
         pipeline, params = self._pipeline, self._job.params
         height, width = (8 * side for side in conditions.start.shape[-2:])
         on_window = self._window_reporter(features.frames)
-        on_window(0, params.inference_steps)
+        on_window(0, self._windows(features.frames))
         return pipeline.denoise(
             conditions,
             work(lambda _: pipeline.noise(pipeline.generator(params.seed), features.frames, height, width)),
             features.clips,
-            Sampling(params.inference_steps, params.ref_scale, params.emo_scale, params.dynamic_scale),
+            Sampling(
+                steps=params.inference_steps,
+                identity=params.ref_scale,
+                expression=params.emo_scale,
+                motion=params.dynamic_scale,
+            ),
             run=work,
             on_window=on_window,
         )
@@ -147,7 +163,7 @@ class Synthesis:
             per_window = pace.after(done)
             remaining = None if known is None else known * (1 - done / total)
             if per_window is not None:
-                remaining = per_window * (total - done + frames * DECODED_FRAME)
+                remaining = per_window * self._left(done, frames)
                 self._shared.remaining[id(self)] = remaining
             step = max(1, math.ceil(done * steps / total))
             self._report(Stage.DENOISING, done / total, f"Denoising, step {step} of {steps}", remaining)
@@ -174,13 +190,20 @@ class Synthesis:
         ):
             for number, picture in enumerate(ready, 1):
                 self._check()
-                writer.write(picture)
+                self._write(writer, picture)
                 per_frame = pace.after(number)
                 remaining = None if per_frame is None else per_frame * (total - number)
                 message = f"Decoding and encoding, frame {number} of {total}"
                 self._report(Stage.DECODING, number / total, message, remaining)
             self._report(Stage.ENCODING, 0.0, "Finishing the video file")
         self._report(Stage.ENCODING, 1.0, "The video is finished")
+
+    def _write(self, writer: VideoWriter, picture: NDArray[np.uint8]) -> None:
+        try:
+            writer.write(picture)
+        except BaseException:
+            self._abandoned = True  # nobody takes what is still being decoded
+            raise
 
     def _native_fps(self) -> float:
         return FPS if self._loaded.interpolation is None else 2 * FPS
