@@ -174,6 +174,8 @@ def test_every_task_and_request_is_in_the_log(shared: Client, caplog: pytest.Log
         accepted = shared.start(seed=55)
         task_id = shared.finish(accepted)["task_id"]
         shared.http.get("/nothing%0A/here")
+        # The line is written after the answer.
+        wait_for(lambda: any(" 404 " in record.getMessage() for record in caplog.records))
     lines = [record.getMessage() for record in caplog.records if record.levelname != "DEBUG"]
     own = [line.split()[2] for line in lines if line.startswith(f"Task {task_id}")]
     assert own == ["accepted:", "started", "completed"]
