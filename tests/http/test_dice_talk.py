@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +21,20 @@ JOB: dict[str, Any] = {"inference_steps": 8, "min_resolution": 256, "crop": True
 READY_SECONDS = 120
 
 
+@contextmanager
+def ready(
+    directory: Path, checkpoint: Path, **settings: object
+) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+    """A service whose engine is loaded, its process and a client."""
+    settings |= {"FILES__CHECKPOINT_DIR": checkpoint, "SYNTHESIS__ENGINE": "dice_talk", "GPU__DEVICE_ID": -1}
+    with server(directory, **settings) as (process, client):
+        wait_for(lambda: client.get("/api/health").json()["state"] == "ready", READY_SECONDS)
+        yield process, client
+
+
 @pytest.fixture(scope="module")
 def client(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    settings = {
-        "FILES__CHECKPOINT_DIR": checkpoint,
-        "SYNTHESIS__ENGINE": "dice_talk",
-        "GPU__DEVICE_ID": -1,
-    }
-    with server(tmp_path_factory.mktemp("server"), **settings) as (_, client):
-        wait_for(lambda: client.get("/api/health").json()["state"] == "ready", READY_SECONDS)
+    with ready(tmp_path_factory.mktemp("server"), checkpoint) as (_, client):
         yield client
 
 
@@ -53,6 +61,9 @@ def test_two_jobs_at_once(client: httpx.Client, tmp_path: Path) -> None:
         return all(states[-1]["status"] in ("COMPLETED", "FAILED") for states in seen.values())
 
     wait_for(ended, 300)
+    assert any(
+        state["status"] == "PROCESSING" and state["stage"] == "queued" for states in seen.values() for state in states
+    ), "neither waited for the other to be denoised"
     for task, wish, frames in zip(tasks, wishes, (12, 6), strict=True):
         states = seen[task["task_id"]]
         last = states[-1]
@@ -83,3 +94,19 @@ def test_a_job_that_would_take_for_ever_is_refused(client: httpx.Client) -> None
     assert (answer.status_code, answer.json()["code"]) == (422, "too_large")
     assert "3600 s" in answer.json()["error"]
     assert "inference_steps" in answer.json()["detail"]
+
+
+def test_a_stop_ends_a_job_that_is_being_denoised(checkpoint: Path, tmp_path: Path) -> None:
+    with ready(tmp_path, checkpoint, TASKS__SHUTDOWN_GRACE=0) as (process, client):
+        task = start(client, **{**JOB, "inference_steps": 50})
+
+        def denoising() -> bool:
+            state = client.get(task["status_url"]).json()
+            return state["stage"] == "denoising" and "step 2 of 50" in state["message"]
+
+        wait_for(denoising, 60)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0  # 1: the worker did not stop within ten seconds
+    log = (tmp_path / "api.log").read_text()
+    assert f"Task {task['task_id']} failed: interrupted" in log
+    assert list((tmp_path / "outputs").iterdir()) == []
