@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import meta, naive
 from benchmarks.real_size import META, REAL, TOKENS, emotion_model, made, rife
 from engines.dice_talk import vae
+from engines.dice_talk.cost import window_flops
 from engines.dice_talk.pipeline import FPS, PADDING
 from engines.dice_talk.windows import WINDOW, windows
 
@@ -35,18 +36,8 @@ def count(work: Callable[[], object]) -> int:
 
 
 def call() -> int:
-    """One window in three branches, with the projection of the audio; image and emotion were projected before."""
-    pipeline, latents = meta.pipeline(), SIDE // 8
-    with torch.inference_mode():
-        conditions = meta.conditions(SIDE, SIDE)
-        time = meta.empty(1, 4 * REAL.unet.block_out_channels[0])
-        scaled = meta.empty(WINDOW, 4, latents, latents)
-
-    def work() -> None:
-        context = pipeline.context(conditions, meta.clips, range(WINDOW), WINDOW, low_memory=False)
-        pipeline.predict(scaled, time, conditions, context, low_memory=False)
-
-    return count(work)
+    """One window in three branches, with the keys and values of its audio; those of image and emotion were before."""
+    return window_flops(REAL.unet, SIDE, SIDE)
 
 
 def naive_call() -> int:
@@ -104,8 +95,14 @@ def parts() -> list[Part]:
         Part("VAE encode", encode, encode, lambda _: 1, lambda _: 2),
         Part("RIFE, a pair", pair, pair, lambda frames: frames - 1, lambda frames: frames - 1),
         Part("pose guider", pose, pose, lambda _: 1, lambda frames: frames + PADDING),
-        # ours: inside the windows, which counts it already; the unconditional one remains
-        Part("audio projection, a frame", audio, audio, lambda _: 1, lambda frames: 2 * frames),
+        # ours: in each window those of its real frames, at most; and once the unconditional one
+        Part(
+            "audio projection, a frame",
+            audio,
+            audio,
+            lambda frames: 1 + WINDOW * calls(frames),
+            lambda frames: 2 * frames,
+        ),
         Part("emotion model", emotion, emotion, lambda _: 0, lambda frames: 2 * frames),  # ours: when loading
     ]
     try:

@@ -21,14 +21,13 @@ from engines.dice_talk.pipeline import T
 from engines.dice_talk.windows import WINDOW
 
 SIZES = ((512, 512), (512, 768), (768, 768), (1024, 1024))  # width, height
-_IMAGE_ENCODER = 632_076_800  # parameters, in half precision; with little memory it stays on the CPU
+IMAGE_ENCODER = 632_076_800  # parameters, in half precision on the card, where it comes during preparation
 GIB = 1 << 30
 
 
-def weights(low_memory: bool) -> int:
-    """Bytes of what stays on the card between jobs: the networks and the emotions' keys and values."""
-    held = sum(tensor.untyped_storage().nbytes() for tensor in _resident(rife(REAL, META)))
-    return held if low_memory else held + 2 * _IMAGE_ENCODER
+def weights() -> int:
+    """Bytes of what stays on the card between jobs: networks but the image encoder, emotions' keys and values."""
+    return sum(tensor.untyped_storage().nbytes() for tensor in _resident(rife(REAL, META)))
 
 
 def peak_window(width: int, height: int, low_memory: bool) -> int:
@@ -46,7 +45,7 @@ def peak_window(width: int, height: int, low_memory: bool) -> int:
 
 
 def peak_prepare(width: int, height: int) -> int:
-    """Bytes beside the weights while the portrait and the mask are encoded, in either mode."""
+    """Bytes beside the weights while the portrait and the mask are encoded, in either mode: by CLIP before the rest."""
     networks = meta.pipeline().networks
 
     def work() -> None:
@@ -55,7 +54,7 @@ def peak_prepare(width: int, height: int) -> int:
         networks.pose_guider(picture.half())
         del latents
 
-    return _peak(work)
+    return max(2 * IMAGE_ENCODER, _peak(work))
 
 
 def peak_decode(width: int, height: int, low_memory: bool) -> int:
@@ -102,19 +101,18 @@ def table() -> str:
         "| size | window | window, little memory | prepare | decode and double | the same, little memory |",
         "|---|---|---|---|---|---|",
     ]
-    resident = {low: weights(low) for low in (False, True)}
+    resident = weights()
     for width, height in SIZES:
         peaks = [
-            (peak_window(width, height, False), False),
-            (peak_window(width, height, True), True),
-            (peak_prepare(width, height), True),
-            (peak_decode(width, height, False), False),
-            (peak_decode(width, height, True), True),
+            peak_window(width, height, False),
+            peak_window(width, height, True),
+            peak_prepare(width, height),
+            peak_decode(width, height, False),
+            peak_decode(width, height, True),
         ]
-        cells = [f"{(peak + resident[low]) / GIB:.2f} ({peak / width / height:.0f})" for peak, low in peaks]
+        cells = [f"{(peak + resident) / GIB:.2f} ({peak / width / height:.0f})" for peak in peaks]
         lines.append(f"| {width}×{height} | " + " | ".join(cells) + " |")
-    lines += ["", "Weights: " + ", ".join(f"{resident[low] / GIB:.2f} GiB ({name})" for low, name in (
-        (False, "all"), (True, "little memory, the image encoder on the CPU")))]  # fmt: skip
+    lines += ["", f"Weights: {resident / GIB:.2f} GiB, and the image encoder's, which come during preparation."]
     return "\n".join(lines)
 
 

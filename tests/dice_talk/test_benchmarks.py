@@ -1,16 +1,25 @@
-"""The GPU benchmark runs, small and on the CPU, with few packages; without a GPU it says that it needs one."""
+"""The GPU benchmark runs, small and on the CPU, with few packages; what it cannot do, it says."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from benchmarks import dice_talk_gpu
+from benchmarks import dice_talk_gpu, measure, modes
+from benchmarks.measure import Bench, Plan
+from benchmarks.modes import Mode
+from benchmarks.precision import full_precision
+from benchmarks.real_size import TINY
+from engines.dice_talk.pipeline import Pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
 ABSENT = "transformers", "librosa", "cv2", "av", "fastapi", "pydantic", "onnxruntime"
@@ -30,11 +39,80 @@ def test_it_runs_small_with_torch_diffusers_and_numpy(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["dice_talk_cpu.md"]
     table = (tmp_path / "dice_talk_cpu.md").read_text()
     assert table in ended.stdout
-    modes = [line.split("|")[1].strip() for line in table.splitlines() if line.count("|") == 8]
-    assert modes == ["mode", "---", "naive", "exact", "exact, compiled", "low_vram"]
-    naive = next(line for line in table.splitlines() if line.startswith("| naive"))
-    assert naive.count("extrapolated") == 3  # never passed off as measured
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.count("|") == 7]
+    assert [row[0] for row in rows] == ["mode", "---", "naive", "exact", "low_vram", "exact, compiled"]
+    assert not any("extrapolated" in row[3] for row in rows[2:])  # made in every mode
+    assert sum("extrapolated" in row[4] for row in rows[2:]) == 3  # made in the fastest; never passed off as measured
     assert "random weights of small networks" in table
+    assert "longer, for compiling" in table
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    with torch.inference_mode():
+        return Bench(Plan(torch.device("cpu"), torch.float32, TINY, 64, 1, (0.08, 0.16), 1))
+
+
+def full(*_: object) -> Any:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_what_does_not_fit_is_said_and_ends_nothing(bench: Bench) -> None:
+    row = bench.row(Mode("large", lambda: full, full), 1)
+    bench.longest(row, run=True)
+    assert (row.call, row.per_second) == (None, dict.fromkeys((0.08, 0.16), "does not fit"))
+    row = bench.row(Mode("large clips", lambda: torch.clone, full), 1)
+    bench.longest(row, run=False)
+    assert row.call is not None
+    assert row.per_second[0.08] == "does not fit"
+    assert row.per_second[0.16].endswith(" extrapolated")
+
+
+def test_another_error_is_not_taken_for_memory() -> None:
+    def wrong() -> None:
+        raise RuntimeError("sizes must match")
+
+    with pytest.raises(RuntimeError, match="sizes"):
+        measure.attempt(wrong)
+
+
+def test_a_mode_after_the_deadline_is_left_out(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "plan", replace(bench.plan, deadline=0))
+    row = bench.row(Mode("late", lambda: full, full), 1)
+    bench.longest(row, run=False)
+    assert (row.note, row.per_second) == ("no time left", {0.16: "no time left"})
+
+
+def test_a_clip_that_would_end_too_late_is_extrapolated(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then a small one is made, so that the peak of memory covers everything."""
+    monkeypatch.setattr(bench, "prepare", 1000.0)
+    monkeypatch.setattr(bench, "plan", replace(bench.plan, deadline=time.monotonic() + 500))
+    made = []
+    row = bench.row(Mode("slow", lambda: torch.clone, lambda frames, steps: made.append((frames, steps))), 1)
+    assert row.per_second[0.08].endswith(" extrapolated")
+    assert made == [(10, 1)]
+
+
+def test_the_kernel_of_attention_holds_for_the_unet_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def predict(*_: object) -> Tensor:
+        seen.append((torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.mem_efficient_sdp_enabled()))
+        return torch.zeros(())
+
+    monkeypatch.setattr(Pipeline, "predict", predict)
+    made = bench.scene.attending("flash")
+    modes.predict(made, made.latents(25), low_memory=False)
+    assert seen == [(True, False)]
+    assert torch.backends.cuda.mem_efficient_sdp_enabled()
+
+
+def test_the_reference_does_without_tf32() -> None:
+    before = torch.backends.cudnn.allow_tf32
+    with full_precision():
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
+    assert torch.backends.cudnn.allow_tf32 == before
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
