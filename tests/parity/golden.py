@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from tests.seeded import seeded_array, seeded_state
 
@@ -40,6 +40,10 @@ class Case:
     def outputs(self) -> dict[str, dict[str, Any]]:
         return self.record["outputs"]
 
+    def shape(self, output: str) -> list[int]:
+        """The shape that an output should have."""
+        return list(self.outputs[output]["shape"])
+
     def stored(self, key: str) -> Array:
         if not self._stored:
             self._stored.update(load_file(self.folder / self.record["file"]))
@@ -59,19 +63,16 @@ class Case:
         """Those whose names begin so, by the rest of the name."""
         return {name[len(prefix) :]: self.input(name) for name in self.record["inputs"] if name.startswith(prefix)}
 
-    def seed(self, module: nn.Module, number: int, strip: str = "") -> nn.Module:
-        """Give a module the weights of the case's seed entry `number`; `strip` is left out of the keys."""
-        entry = self.record["seed"][number]
+    def seed(self, module: Any, kind: str = "", strip: str = "") -> Any:
+        """Give a module its weights: those of the case's only seed entry, or of the only one whose module's name has
+        `kind` in it. `strip` is left out of the keys.
+        """
+        entries = self.record["seed"]
+        (entry,) = [entry for entry in entries if len(entries) == 1 or kind in entry["module"].lower()]
         shapes = {strip + key: tuple(value.shape) for key, value in module.state_dict().items()}
         state = seeded_state(shapes, entry["prefix"], entry["gain"])
         module.load_state_dict({key.removeprefix(strip): torch.from_numpy(value) for key, value in state.items()})
         return module.eval()
-
-    def seed_named(self, module: Any, name: str, strip: str = "") -> nn.Module:
-        """The same for the entry whose module is called so, or begins so."""
-        names = [entry["module"] for entry in self.record["seed"]]
-        (number,) = [number for number, known in enumerate(names) if name in known]
-        return self.seed(module, number, strip)
 
     def check(self, name: str, got: Any) -> None:
         """The stored part of an output must agree within its tolerance, and the whole of it in its statistics."""

@@ -13,7 +13,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from engines.dice_talk import vae
 from engines.dice_talk.conditioning import PoseGuider, TokenProjection
-from engines.dice_talk.pipeline import Networks, Pipeline, Sampling, project_emotions
+from engines.dice_talk.pipeline import PADDING, Networks, Pipeline, Sampling, project_emotions
 from engines.dice_talk.portrait import PortraitTensors
 from engines.dice_talk.unet import UNet, UNetConfig
 from tests.parity.golden import Case
@@ -40,7 +40,7 @@ class GivenTokens(TokenProjection):
         return self._given[features.flatten().long()]
 
 
-def networks(case: Case, unet: str = "pipe_unet", clip: str = "clip48", pose: str = "pipe_pose32") -> Parts:
+def networks(case: Case) -> Parts:
     config = case.config
     parts = Parts(
         UNet(UNetConfig.from_json({**config["unet"], "adapter_scales": config["adapter_scales"]})),
@@ -50,10 +50,10 @@ def networks(case: Case, unet: str = "pipe_unet", clip: str = "clip48", pose: st
         AutoencoderKLTemporalDecoder(**config["vae"]),
         CLIPVisionModelWithProjection(CLIPVisionConfig(**config["clip"])),
     )
-    case.seed_named(parts.unet, unet)
-    case.seed_named(parts.pose_guider, pose)
-    case.seed_named(parts.vae, "vae")
-    case.seed_named(parts.clip, clip)
+    case.seed(parts.unet, "unet")
+    case.seed(parts.pose_guider, "pose")
+    case.seed(parts.vae, "vae")
+    case.seed(parts.clip, "clip")
     return parts
 
 
@@ -78,7 +78,6 @@ def sampling(config: dict[str, Any]) -> Sampling:
 
 
 def run(case: Case) -> dict[str, Any]:
-    config = case.config
     parts = networks(case)
     projection = GivenTokens(case.tensor("audio_tokens"), case.tensor("uncond_audio_token"))
     made = pipeline(parts, projection, torch.stack([case.tensor("emotion_token"), case.tensor("uncond_emotion_token")]))
@@ -94,10 +93,11 @@ def run(case: Case) -> dict[str, Any]:
     def clips(frames: Sequence[int]) -> Tensor:
         return torch.tensor(frames)[:, None] + 1
 
-    latents = made.denoise(conditions, case.tensor("noise")[0], clips, sampling(config))
+    noise = case.tensor("noise")[0]
+    count = len(noise) - PADDING
+    latents = made.denoise(conditions, noise, clips, sampling(case.config))
     frames = [
-        vae.decode(parts.vae, latents[chunk.start : chunk.stop])[: config["N"] - chunk.start]
-        for chunk in vae.chunks(config["N"])
+        vae.decode(parts.vae, latents[chunk.start : chunk.stop])[: count - chunk.start] for chunk in vae.chunks(count)
     ]
     return {
         "latents": latents[None],
@@ -115,12 +115,15 @@ def _statistics(x: Tensor) -> tuple[float, float, float]:
 
 def run_draws(case: Case) -> dict[str, Any]:
     """Only the order of the random numbers; noise on the portrait, varying guidance and strength are not offered."""
-    config = case.config
-    height, width = config["height"], config["width"]
+    _, frames, *_ = case.shape("draw2")
+    *_, height, width = case.shape("draw1")
     parts = networks(case)
-    made = pipeline(parts, GivenTokens(torch.zeros(1, 1, 48), torch.zeros(1, 48)), torch.zeros(2, 1, 48))
-    draw = torch.randn(1, 3, height, width, generator=made.generator(config["torch_seed"]))
+    channels = parts.unet.config.cross_attention_dim
+    made = pipeline(
+        parts, GivenTokens(torch.zeros(1, 1, channels), torch.zeros(1, channels)), torch.zeros(2, 1, channels)
+    )
+    seed = case.config["torch_seed"]
     return {
-        "draw1": draw,
-        "draw2": made.noise(made.generator(config["torch_seed"]), config["N"], height, width)[None],
+        "draw1": torch.randn(1, 3, height, width, generator=made.generator(seed)),
+        "draw2": made.noise(made.generator(seed), frames - PADDING, height, width)[None],
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,30 +23,29 @@ from engines.dice_talk.conditioning import EmotionModel, PoseGuider, TokenProjec
 from engines.dice_talk.context import Context, Modality, level_masks
 from engines.dice_talk.interpolation import IFNet, double_rate
 from engines.dice_talk.unet import AUDIO, EMOTION, UNet, UNetConfig
-from engines.dice_talk.windows import windows
+from engines.dice_talk.windows import WINDOW, windows
 from tests.parity import pipelines
 from tests.parity.golden import Array, Case
 
 Outputs = dict[str, Any]
 
 
+def token_sizes(case: Case, output: str) -> tuple[int, int, int]:
+    """Hidden channels, tokens and their channels of a token projection, of which the index keeps an output."""
+    tokens, channels = case.shape(output)[-2:]
+    return case.config.get("intermediate_dim", 1024), tokens, channels
+
+
 def token_projection(case: Case) -> Outputs:
-    config = case.config
-    module = TokenProjection(
-        config["seq_len"] * config["blocks"] * config["channels"],
-        config["intermediate_dim"],
-        config["context_tokens"],
-        config["output_dim"],
-    )
-    case.seed(module, 0)
     features = case.tensor("audio_embeds")
+    module = case.seed(TokenProjection(math.prod(features.shape[2:]), *token_sizes(case, "tokens")))
     tokens = module(features.flatten(0, 1)).unflatten(0, features.shape[:2])
     return {"tokens": tokens, "tokens_zero": module(torch.zeros_like(features[:1, 0]))[None]}
 
 
 def pose_guider(case: Case) -> Outputs:
     config = case.config
-    module = case.seed(PoseGuider(config["conditioning_embedding_channels"], tuple(config["block_out_channels"])), 0)
+    module = case.seed(PoseGuider(config["conditioning_embedding_channels"], tuple(config["block_out_channels"])))
 
     def run(clip: Tensor) -> Tensor:  # (b, 3, frames, H, W)
         maps = module(clip.transpose(1, 2).flatten(0, 1))
@@ -60,8 +60,7 @@ def face_mask(case: Case, rows: str = "mask_rows", columns: str = "mask_cols") -
 
 
 def emotion_model(case: Case) -> Outputs:
-    module = EmotionModel(1024, 32, 1024)
-    case.seed(module, 0)
+    module = case.seed(EmotionModel(*token_sizes(case, "cond")))
     prior = case.tensor("emo_prior").reshape(1, -1)
     both = module(torch.cat([prior, torch.zeros_like(prior)]))
     return {
@@ -74,8 +73,7 @@ def emotion_model(case: Case) -> Outputs:
 
 
 def unet(case: Case) -> Outputs:
-    module = UNet(UNetConfig.from_json(case.config))
-    case.seed(module, 0)
+    module = case.seed(UNet(UNetConfig.from_json(case.config)))
     sample = case.tensor("sample")
     branches, frames = sample.shape[:2]
     per_frame = torch.arange(branches * frames).reshape(branches, frames)
@@ -154,17 +152,16 @@ def waveform(case: Case) -> Array:
     return pcm
 
 
-def whisper_encoder(case: Case, config: dict[str, Any]) -> SpeechEncoder:
-    encoder = WhisperEncoder(WhisperConfig(**config))
-    case.seed_named(encoder, "whisper", "encoder.")
-    return SpeechEncoder(encoder)
+def whisper_encoder(case: Case) -> SpeechEncoder:
+    encoder = WhisperEncoder(WhisperConfig(**case.config.get("whisper", WHISPER_TINY)))
+    return SpeechEncoder(case.seed(encoder, "whisper", "encoder."))
 
 
 def audio(case: Case) -> Outputs:
     pcm = waveform(case)
     samples = (pcm / 32768).astype(np.float32)
     pieces = [samples[start : start + 480_000] for start in range(0, len(samples), 480_000)]
-    encoder = whisper_encoder(case, case.config["whisper"])
+    encoder = whisper_encoder(case)
     tokens = torch.cat([encoder(piece) for piece in pieces])
     with SpeechFeatures.of(audio_features._regroup(iter([samples])), encoder, Path()) as features:
         clips = features.clips(range(features.frames))
@@ -229,7 +226,7 @@ def image_tensors(case: Case) -> Outputs:
 
 def schedule(case: Case) -> Outputs:
     return {
-        name: np.array([windows(record["params"]["N"] + 25, step) for step in range(record["params"]["steps"])])
+        name: np.array([windows(record["params"]["N"] + WINDOW, step) for step in range(record["shape"][0])])
         for name, record in case.outputs.items()
         if not record.get("informative")
     }
@@ -253,18 +250,23 @@ def scheduler(case: Case) -> Outputs:
     return found
 
 
+def interpolation(case: Case) -> IFNet:
+    network: IFNet = case.seed(IFNet(case.config.get("width", 90)), "rife")
+    return network
+
+
 def rife(case: Case) -> Outputs:
-    network = IFNet()
-    case.seed(network, 0)
+    network = interpolation(case)
     found: Outputs = {}
     done: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
     for name, record in case.outputs.items():
         params = record["params"]
-        size = f"{params['height']}x{params['width']}"
+        height, width = params["height"], params["width"]
+        size = f"{height}x{width}"
         if size not in done:
             pair = (
                 nn.functional.interpolate(
-                    case.tensor(f"img{number}_{size}").clamp(0, 1), scale_factor=16, mode="bilinear"
+                    case.tensor(f"img{number}_{size}").clamp(0, 1), size=(height, width), mode="bilinear"
                 )
                 for number in (0, 1)
             )
@@ -297,20 +299,19 @@ def detector(case: Case) -> Outputs:
 def full_chain(case: Case) -> Outputs:
     samples = (waveform(case) / 32768).astype(np.float32)
     config = case.config
-    networks = pipelines.networks(case, unet="full_unet", clip="clip1024", pose="pipe_pose32")
-    projection = TokenProjection(10 * 5 * 384, 1024, 32, 1024)
-    case.seed_named(projection, "audio_linear")
-    emotions = EmotionModel(1024, 32, 1024)
-    case.seed_named(emotions, "emo_model")
-    network = IFNet()
-    case.seed_named(network, "rife")
-    tokens = emotions(torch.cat([case.tensor("mu"), torch.zeros(1, 256)]))
+    networks = pipelines.networks(case)
+    encoder = whisper_encoder(case)
+    features_size = audio_features.CLIP_TOKENS * math.prod(encoder.token_shape)
+    projection = case.seed(TokenProjection(features_size, *token_sizes(case, "audio_tokens")), "audio_linear")
+    emotions = case.seed(EmotionModel(*token_sizes(case, "emotion_token")), "emo_model")
+    network = interpolation(case)
+    mu = case.tensor("mu")
+    tokens = emotions(torch.cat([mu, torch.zeros_like(mu)]))
     pipeline = pipelines.pipeline(networks, projection, tokens)
     buffer = io.BytesIO()  # the picture goes through a file, as a user's does
     Image.fromarray(case.input("image")).save(buffer, "PNG")
     picture = np.asarray(Image.open(buffer))
     made = portrait.tensors(picture, _box(*case.input("box_xywh")), config["image_size"], config["area"])
-    encoder = whisper_encoder(case, WHISPER_TINY)
     with SpeechFeatures.of(iter([samples]), encoder, Path()) as features:
         clips = features.clips(range(features.frames))
         height, width = made.mask.shape
