@@ -100,7 +100,7 @@ class Bench:
         """A mode with all clips but the longest, in its share of the time when there are so many modes `left`."""
         row, now = Row(mode), time.monotonic()
         if now >= self.plan.deadline:
-            row.note = NO_TIME
+            row.note, row.per_second = NO_TIME, dict.fromkeys(self.plan.clips, NO_TIME)
             return row
         deadline = now + (self.plan.deadline - now) / left
         with self._peak(row):

@@ -78,9 +78,10 @@ def test_another_error_is_not_taken_for_memory() -> None:
 
 def test_a_mode_after_the_deadline_is_left_out(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "plan", replace(bench.plan, deadline=0))
-    row = bench.row(Mode("late", lambda: full, full), 1)
-    bench.longest(row, run=False)
-    assert (row.note, row.per_second) == ("no time left", {0.16: "no time left"})
+    late, kernel = measure.rows(bench)
+    assert kernel is None
+    assert [row.note for row in late] == ["no time left"] * 4
+    assert all(row.per_second == dict.fromkeys((0.08, 0.16), "no time left") for row in late)
 
 
 def test_a_clip_that_would_end_too_late_is_extrapolated(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
