@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 import torch
@@ -24,40 +23,12 @@ from engines.base import (
     SetupError,
     Stage,
     SynthesisJob,
-    SynthesisParams,
     TooLargeError,
 )
 from engines.dice_talk import cost
 from engines.dice_talk.engine import DiceTalkEngine
 from media import image, video
-
-ROOT = Path(__file__).parents[2]
-PORTRAIT, SPEECH = ROOT / "examples" / "portrait.jpg", ROOT / "examples" / "speech_en.wav"
-# The service asks for at least 256 pixels and 8 steps; the engine itself does not mind less, which is quicker.
-PARAMS = SynthesisParams(Emotion.HAPPY, 3.0, 6.0, False, 2, None, 25, 7, 1.0, 64, 0.5)
-
-
-@pytest.fixture(scope="module")
-def engine(checkpoint: Path) -> Iterator[DiceTalkEngine]:
-    engine = DiceTalkEngine(checkpoint, device_id=-1, dtype="auto", low_vram="auto", interpolate=True)
-    engine.load()
-    yield engine
-    engine.close()
-
-
-@pytest.fixture(scope="module")
-def face(engine: DiceTalkEngine) -> FaceBox:
-    return engine.inspect(image.load(PORTRAIT)).face
-
-
-def frames_of(path: Path) -> Any:
-    """All pictures of a video: (frames, height, width, 3)."""
-    with av.open(str(path)) as container:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
-
-
-def quiet(stage: Stage, fraction: float, message: str, remaining: float | None = None, /) -> None:
-    pass
+from tests.dice_talk.conftest import PARAMS, PORTRAIT, SPEECH, frames_of, quiet
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import torch
 from engines.base import GpuOutOfMemoryError, SynthesisJob
 from engines.dice_talk.engine import DiceTalkEngine
 from media import image, video
-from tests.dice_talk.test_engine import PARAMS, PORTRAIT, SPEECH, quiet
+from tests.dice_talk.conftest import PARAMS, PORTRAIT, SPEECH, quiet
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from tests.dice_talk.test_engine import ROOT, SPEECH
+from tests.dice_talk.conftest import ROOT, SPEECH
 from tests.media.speech import write_wav
 
 _PROGRAM = """
@@ -21,7 +21,7 @@ from pathlib import Path
 from engines.base import SynthesisJob
 from engines.dice_talk.engine import DiceTalkEngine
 from media import image, video
-from tests.dice_talk.test_engine import PARAMS, PORTRAIT, quiet
+from tests.dice_talk.conftest import PARAMS, PORTRAIT, quiet
 
 checkpoint, audio, output, seconds = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4])
 engine = DiceTalkEngine(checkpoint, device_id=-1, dtype="auto", low_vram="auto", interpolate=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from engines.base import Emotion, FaceBox, JobCancelledError, SynthesisJob, SynthesisParams
+from engines.base import FaceBox, JobCancelledError, SynthesisJob
 from engines.dice_talk import sampler, vae
 from engines.dice_talk.engine import DiceTalkEngine
 from engines.dice_talk.interpolation import double_rate
@@ -21,18 +21,10 @@ from engines.dice_talk.pipeline import Pipeline
 from engines.dice_talk.portrait import PortraitTensors
 from engines.dice_talk.synthesis import picture_of
 from media import image, video
+from tests.dice_talk import conftest
+from tests.dice_talk.conftest import PORTRAIT, SPEECH
 
-ROOT = Path(__file__).parents[2]
-PORTRAIT, SPEECH = ROOT / "examples" / "portrait.jpg", ROOT / "examples" / "speech_en.wav"
-PARAMS = SynthesisParams(Emotion.HAPPY, 3.0, 6.0, False, 1, None, 25, 7, 1.0, 64, 0.5)
-
-
-@pytest.fixture(scope="module")
-def engine(checkpoint: Path) -> Iterator[DiceTalkEngine]:
-    engine = DiceTalkEngine(checkpoint, device_id=-1, dtype="auto", low_vram="auto", interpolate=True)
-    engine.load()
-    yield engine
-    engine.close()
+PARAMS = replace(conftest.PARAMS, inference_steps=1)
 
 
 @pytest.fixture
