@@ -27,12 +27,11 @@ TILT_DEGREES = 15.0
 
 
 def sources() -> dict[str, Image]:
-    """The two photographs as RGB pictures: a man of 248 x 310 pixels, a woman of 512 x 600."""
+    """The two photographs as RGB pictures: an open smile in 248 x 310 pixels; glasses and closed lips in 512 x 600."""
     import matplotlib.cbook  # noqa: PLC0415 - only its sample picture is wanted
 
-    with matplotlib.cbook.get_sample_data("grace_hopper.jpg") as file:
-        hopper = images.load(Path(file.name))
-    return {"example": images.load(EXAMPLE), "hopper": hopper}
+    hopper = Path(matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))
+    return {"example": images.load(EXAMPLE), "hopper": images.load(hopper)}
 
 
 def relit(picture: Image) -> Image:
