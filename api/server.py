@@ -162,21 +162,24 @@ def main(
     try:
         settings = settings_from(arguments)
     except SettingsError as error:
-        print(f"The settings are wrong.\n{error}", file=sys.stderr)
-        return 2
+        return _wrong(error)
     host, port = settings.server.host, settings.server.port
     try:
         listener = listen(host, port)
     except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be one
         reason = getattr(error, "strerror", None) or error
-        print(f"Cannot listen on {host} port {port}: {reason}. Choose another with --port.", file=sys.stderr)
+        print(
+            f"Cannot listen on {host} port {port}: {reason}. "
+            "Choose others with --host and --port, or server.host and server.port.",
+            file=sys.stderr,
+        )
         return 3
     try:
         configure_logging(settings)
         app = create_app(settings, engine)
-    except OSError as error:
-        print(f"The settings are wrong.\n{error.filename}: {error.strerror}.", file=sys.stderr)
-        return 2
+    except SettingsError as error:
+        listener.close()
+        return _wrong(error)
     logger.info("Listening on %s port %d", host, port)
     service: Service = app.state.service
     server = DrainingServer(http_config(app), service, last_polls)
@@ -188,6 +191,11 @@ def main(
     if not stopped:
         os._exit(_EXIT_UNFINISHED)  # workers that still run would keep the process
     return 0
+
+
+def _wrong(error: SettingsError) -> int:
+    print(f"The settings are wrong.\n{error}", file=sys.stderr)
+    return 2
 
 
 def listen(host: str, port: int) -> socket.socket:

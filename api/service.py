@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from api.engine_loader import EngineLoader
 from api.errors import UnavailableError
 from api.file_store import FileStore
 from api.models import Health, QueueView, ServiceState
-from api.settings import Settings
+from api.settings import Settings, used_as
 from api.task_manager import TaskManager
 
 VERSION = "0.1.0"
@@ -26,12 +27,14 @@ _CHECKS_AT_ONCE = 2  # the largest portraits take 400 MB each while they are dec
 
 
 class Service:
-    """Settings, files, engine and queue."""
+    """Settings, files, engine and queue. Raises SettingsError (a directory cannot be used)."""
 
     def __init__(self, settings: Settings, choose: Callable[[], Choice]) -> None:
         self.settings = settings
-        self.uploads = FileStore(settings.files.upload_dir)
-        self.outputs = FileStore(settings.files.output_dir)
+        with used_as("files.upload_dir"):
+            self.uploads = _store(settings.files.upload_dir)
+        with used_as("files.output_dir"):
+            self.outputs = _store(settings.files.output_dir)
         self._remove_leftovers()
         self.loader = EngineLoader(choose)
         self.tasks = TaskManager(lambda: self.loader.engine, settings.tasks, self.uploads, self.outputs)
@@ -120,6 +123,15 @@ class Service:
             store.remove_parts()
         self.uploads.remove_leftovers(0)
         self.outputs.remove_leftovers(self.settings.tasks.retention_hours * 3600)
+
+
+def _store(directory: Path) -> FileStore:
+    store = FileStore(directory)
+    try:
+        tempfile.TemporaryFile(dir=directory).close()
+    except OSError as error:  # better now than when the first client sends its files
+        raise OSError(error.errno, f"no file can be made here ({error.strerror})", str(directory)) from error
+    return store
 
 
 def _disk_free(directory: Path) -> int | None:

@@ -10,11 +10,20 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -37,6 +46,9 @@ OTHER_VARIABLES = {
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
+# Browsers send neither a path nor the scheme's own port, so one that has them would allow nobody.
+_ORIGIN = re.compile(r"(?!http://.*:80$|https://.*:443$)[a-z][a-z0-9+.-]*://[^/?#@*\s]+")
+
 
 def _from_root(path: Path) -> Path:
     if path == Path():
@@ -52,8 +64,25 @@ class SettingsError(Exception):
     """The settings are wrong; the text names each key and what is the matter with it."""
 
 
+@contextmanager
+def used_as(path: str) -> Iterator[None]:
+    """What the operating system refuses in here is the matter with the setting `path`. Raises SettingsError."""
+    try:
+        yield
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.filename}: {error.strerror}.") from error
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_number(cls, value: object, info: ValidationInfo) -> object:
+        kind = cls.model_fields[info.field_name or ""].annotation
+        if isinstance(value, bool) and kind in (int, float):  # to YAML yes and on are booleans, to pydantic those are 1
+            raise ValueError("must be a number")
+        return value
 
 
 class ServerSettings(_Section):
@@ -104,11 +133,13 @@ class FileSettings(_Section):
     max_image_mb: float = Field(10, gt=0, allow_inf_nan=False)  # MB of 2**20 bytes
     max_audio_mb: float = Field(50, gt=0, allow_inf_nan=False)
 
-    @model_validator(mode="after")
-    def _apart(self) -> Self:
-        if self.upload_dir == self.output_dir:
-            raise ValueError("upload_dir and output_dir must be two directories")
-        return self
+    @field_validator("output_dir")
+    @classmethod
+    def _apart(cls, path: Path, info: ValidationInfo) -> Path:
+        uploads = info.data.get("upload_dir")  # none where it is wrong itself
+        if uploads is not None and uploads.resolve() == path.resolve():
+            raise ValueError("must be another directory than upload_dir")
+        return path
 
 
 class SynthesisSettings(_Section):
@@ -133,16 +164,22 @@ class SecuritySettings(_Section):
     @field_validator("cors_origins")
     @classmethod
     def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        origins = tuple(origin.lower() for origin in origins)  # as browsers send them
         for origin in origins:
-            if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s]+", origin):
-                raise ValueError(f"{origin!r} is no origin; one looks like https://example.com, with no path")
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} is no origin; one looks like https://example.com, "
+                    "with no path, no * in it, and a port only where it is not the usual one"
+                )
         return origins
 
-    @model_validator(mode="after")
-    def _no_credentials_for_all(self) -> Self:
-        if self.cors_credentials and "*" in self.cors_origins:
-            raise ValueError("cors_credentials needs cors_origins that name each origin; '*' is not allowed with it")
-        return self
+    @field_validator("cors_credentials")
+    @classmethod
+    def _no_credentials_for_all(cls, allowed: bool, info: ValidationInfo) -> bool:
+        origins = info.data.get("cors_origins")  # none where they are wrong themselves
+        if allowed and origins is not None and ("*" in origins or not origins):
+            raise ValueError("needs cors_origins that name each origin: neither '*' nor none at all")
+        return allowed
 
 
 class LoggingSettings(_Section):

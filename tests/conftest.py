@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--goldens", metavar="DIR", help="check this set of goldens instead of the committed one")
+
+
+@pytest.fixture
+def loggers_as_before() -> Iterator[None]:
+    """Leave the process's loggers as they were."""
+    names = ("", "api", "engines", "media", "uvicorn", "python_multipart")
+    before = {name: logging.getLogger(name).level for name in names}
+    handlers = logging.root.handlers[:]
+    yield
+    for handler in set(logging.root.handlers) - set(handlers):
+        handler.close()
+    logging.root.handlers[:] = handlers
+    for name, level in before.items():
+        logging.getLogger(name).setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,7 @@ import pytest
 from api.logs import configure_logging
 from tests.server import make_settings
 
-
-@pytest.fixture(autouse=True)
-def loggers_as_before() -> Iterator[None]:
-    """Leave the process's loggers as they were."""
-    names = ("", "api", "engines", "media", "uvicorn", "python_multipart")
-    before = {name: logging.getLogger(name).level for name in names}
-    handlers = logging.root.handlers[:]
-    yield
-    for handler in set(logging.root.handlers) - set(handlers):
-        handler.close()
-    logging.root.handlers[:] = handlers
-    for name, level in before.items():
-        logging.getLogger(name).setLevel(level)
+pytestmark = pytest.mark.usefixtures("loggers_as_before")
 
 
 def written(directory: Path, **sections: Any) -> str:
@@ -35,18 +22,21 @@ def written(directory: Path, **sections: Any) -> str:
     logging.getLogger("engines.x").error("Task 1 failed")
     logging.getLogger("uvicorn.error").info("the server says")
     logging.getLogger("uvicorn.error").warning("the server warns")
+    logging.getLogger("some.library").info("a library says")
+    logging.getLogger("some.library").warning("a library warns")
     return (directory / "api.log").read_text()
 
 
 def test_lines_can_be_found_with_grep(tmp_path: Path) -> None:
     lines = written(tmp_path).splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 4
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} - api\.x - INFO - Task 1 started", lines[0])
     assert "engines.x - ERROR - Task 1 failed" in lines[1]
     assert "the server warns" in lines[2]
+    assert "a library warns" in lines[3]
 
 
-@pytest.mark.parametrize(("level", "expected"), [("DEBUG", 4), ("INFO", 3), ("ERROR", 2)])
+@pytest.mark.parametrize(("level", "expected"), [("DEBUG", 5), ("INFO", 4), ("WARNING", 3), ("ERROR", 2)])
 def test_the_level(tmp_path: Path, level: str, expected: int) -> None:
     assert len(written(tmp_path, logging={"level": level}).splitlines()) == expected
 
@@ -67,9 +57,12 @@ def test_only_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_file_is_rotated(tmp_path: Path) -> None:
-    configure_logging(make_settings(tmp_path, logging={"max_mb": 0.001, "backups": 2}))
+@pytest.mark.parametrize(("max_mb", "most"), [(0.001, 1049), (0.002, 2097), (1e-9, 80)])
+@pytest.mark.parametrize("backups", [1, 2])
+def test_the_file_is_rotated(tmp_path: Path, max_mb: float, most: int, backups: int) -> None:
+    configure_logging(make_settings(tmp_path, logging={"max_mb": max_mb, "backups": backups}))
     for number in range(200):
         logging.getLogger("api.x").info("line %d", number)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["api.log", "api.log.1", "api.log.2"]
-    assert all(path.stat().st_size <= 1049 for path in tmp_path.iterdir())
+    kept = ["api.log", *(f"api.log.{number + 1}" for number in range(backups))]
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept
+    assert most / 2 < (tmp_path / "api.log.1").stat().st_size <= most

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from api.server import main
 from api.settings import DEFAULT_CONFIG, PROJECT_ROOT, Settings, SettingsError, load_settings
+from tests.http.test_process import free_port
+from tests.server import make_settings
 
 # Another value for every key there is.
 OTHER: dict[str, dict[str, Any]] = {
@@ -31,10 +37,10 @@ OTHER: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 WRONG = [
     ("server.host", ""), ("server.port", 0), ("server.port", 65536), ("server.port", "http"),
-    ("server.log_level", "LOUD"),
+    ("server.port", True), ("server.log_level", "LOUD"),
     ("gpu.device_id", -2), ("gpu.device_id", "cuda"), ("gpu.dtype", "fp8"), ("gpu.dtype", 16),
     ("gpu.low_vram", "maybe"), ("gpu.low_vram", 1), ("gpu.enable_interpolate_frame", "maybe"),
-    ("tasks.max_workers", 0), ("tasks.max_workers", 65),
+    ("tasks.max_workers", 0), ("tasks.max_workers", 65), ("tasks.max_workers", True), ("tasks.timeout_seconds", True),
     ("tasks.max_queue", 0), ("tasks.retention_hours", 0), ("tasks.retention_hours", float("inf")),
     ("tasks.retention_hours", 1e8), ("tasks.shutdown_grace", 1e10), ("tasks.timeout_seconds", float("nan")),
     ("tasks.shutdown_grace", -1), ("tasks.timeout_seconds", 0), ("files.max_image_mb", 0), ("files.max_audio_mb", -1),
@@ -44,7 +50,8 @@ WRONG = [
     ("synthesis.min_resolution", 500),
     ("synthesis.expand_ratio", 0), ("security.cors_origins", "https://one"),
     ("security.cors_origins", ["https://one/"]), ("security.cors_origins", ["one"]),
-    ("security.cors_credentials", "maybe"),
+    ("security.cors_origins", ["https://*.one"]), ("security.cors_origins", ["https://one:443"]),
+    ("security.cors_credentials", "maybe"), ("security.cors_credentials", True),
     ("logging.level", "LOUD"), ("logging.format", "%(nothing)s"), ("logging.format", ""), ("logging.file", 3),
     ("logging.max_mb", 0), ("logging.backups", 0),
 ]  # fmt: skip
@@ -100,7 +107,63 @@ def test_every_wrong_value_is_named_by_its_path(tmp_path: Path, path: str, value
     file.write_text(yaml.safe_dump({section: {key: value}}))
     with pytest.raises(SettingsError) as refused:
         load_settings(file)
-    assert str(refused.value).startswith(path)
+    assert str(refused.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(("path", "value"), WRONG)
+def test_every_wrong_value_stops_the_start(
+    tmp_path: Path, path: str, value: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    section, key = path.split(".")
+    file = tmp_path / "own.yaml"
+    file.write_text(yaml.safe_dump({section: {key: value}}))
+    assert main(["--config", str(file)]) == 2
+    said, _, named = capsys.readouterr().err.partition("\n")
+    assert said == "The settings are wrong."
+    assert named.startswith(f"{path}: ")
+    assert named.count("\n") == 1
+
+
+def test_the_process_names_every_key_that_is_wrong(tmp_path: Path) -> None:
+    """All keys at once, as users start it; what is wrong alone is tried above."""
+    wrong: dict[str, dict[str, Any]] = {}
+    for path, value in WRONG:
+        section, key = path.split(".")
+        wrong.setdefault(section, {}).setdefault(key, value)
+    wrong["security"]["cors_origins"] = ["*"]  # right, so that the other can be wrong beside it
+    file = tmp_path / "own.yaml"
+    file.write_text(yaml.safe_dump(wrong))
+    ended = subprocess.run(
+        [sys.executable, "-m", "api.server"],
+        check=False, cwd=PROJECT_ROOT, env=os.environ | {"DICE_TALK_CONFIG": str(file)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    first, *lines = ended.stderr.splitlines()
+    assert first == "The settings are wrong."
+    named = {line.split(":")[0] for line in lines}
+    assert named == {f"{section}.{key}" for section, key in KEYS} - {"security.cors_origins"}
+
+
+@pytest.mark.usefixtures("loggers_as_before")
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("files.upload_dir", "/dev/null/uploads"),
+        ("files.output_dir", "/dev/null"),
+        ("files.output_dir", "/proc"),  # is there, but takes no files
+        ("logging.file", "/dev/null/api.log"),
+        ("logging.file", "/proc"),
+    ],
+)
+def test_places_that_cannot_be_used_stop_the_start_too(
+    tmp_path: Path, path: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    section, key = path.split(".")
+    settings = make_settings(tmp_path, **{section: {key: value}}).model_dump(mode="json")
+    file = tmp_path / "own.yaml"
+    file.write_text(yaml.safe_dump(settings))
+    assert main(["--config", str(file), "--host", "127.0.0.1", "--port", str(free_port())]) == 2
+    assert f"{path}: {value.removesuffix('/api.log')}" in capsys.readouterr().err
 
 
 def test_all_wrong_values_are_said_at_once(tmp_path: Path) -> None:
@@ -115,10 +178,11 @@ def test_all_wrong_values_are_said_at_once(tmp_path: Path) -> None:
     ]
 
 
-def test_all_origins_and_credentials_exclude_each_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("origins", ["['*']", "[]"])
+def test_credentials_need_origins_by_name(tmp_path: Path, origins: str) -> None:
     file = tmp_path / "own.yaml"
-    file.write_text("security: {cors_credentials: true}\n")
-    with pytest.raises(SettingsError, match="security: cors_credentials needs"):
+    file.write_text(f"security: {{cors_origins: {origins}, cors_credentials: true}}\n")
+    with pytest.raises(SettingsError, match=r"^security\.cors_credentials: needs"):
         load_settings(file)
 
 
@@ -156,10 +220,11 @@ def test_low_vram_is_understood_with_quotes_and_without(tmp_path: Path, written:
     assert load_settings(file).gpu.low_vram == word
 
 
-def test_the_directories_are_two(tmp_path: Path) -> None:
+@pytest.mark.parametrize("same", ["both", "other/../both", str(PROJECT_ROOT / "both")])
+def test_the_directories_are_two(tmp_path: Path, same: str) -> None:
     file = tmp_path / "own.yaml"
-    file.write_text("files: {upload_dir: both, output_dir: both}\n")
-    with pytest.raises(SettingsError, match="files: upload_dir and output_dir"):
+    file.write_text(f"files: {{upload_dir: both, output_dir: {same}}}\n")
+    with pytest.raises(SettingsError, match=r"^files\.output_dir: must be another"):
         load_settings(file)
 
 
