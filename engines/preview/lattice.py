@@ -13,10 +13,15 @@ from engines.preview.sampling import look
 from engines.preview.shape import FaceShape, Points
 
 NODES = 129  # per side
-INVERT_STEPS, INVERT_DAMPING = 8, 0.55  # undamped it diverges where a stretch exceeds 1; this holds at all scales
+INVERT_STEPS = (0.55, 0.55, 0.70, 0.55, 0.80, 0.60)  # undamped it diverges where a stretch exceeds 1; these hold
 
 Field = NDArray[np.float32]
 """Displacements in grid steps, shape (NODES, NODES, 2)."""
+
+Area = tuple[slice, slice]
+"""Rows and columns of nodes, or of pixels."""
+
+WHOLE: Area = (slice(0, NODES), slice(0, NODES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +33,18 @@ class Lattice:
 
     @property
     def step(self) -> float:
-        """Pixels from node to node."""
-        return (self.side - 1) / (NODES - 1)
+        """Pixels from node to node; nodes lie in the middle of their share of the window, as pixels do."""
+        return self.side / NODES
+
+    @property
+    def places(self) -> Points:
+        """The nodes in pixels of the window, (NODES, NODES, 2)."""
+        return (grid() + 0.5) * self.step - 0.5
 
     @property
     def nodes(self) -> Points:
         """The nodes in face units, (NODES, NODES, 2)."""
-        return self.shape.to_units(grid() * self.step)
+        return self.shape.to_units(self.places)
 
     @property
     def from_units(self) -> Points:
@@ -46,11 +56,18 @@ class Lattice:
         outside = np.ones((self.side, self.side), np.uint8)
         cv2.fillPoly(outside, [np.round(self.shape.to_pixels(polygon)).astype(np.int32)], (0,))
         distance = np.asarray(cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE), np.float32)
-        return np.asarray(look(distance, (grid() * self.step).astype(np.float32)) / self.shape.unit, np.float64)
+        return np.asarray(look(distance, self.places.astype(np.float32)) / self.shape.unit, np.float64)
 
     def near(self, upper: tuple[int, ...], lower: tuple[int, ...], reach: float) -> Values:
         """1 between two lines of landmarks, fading to 0 at `reach` face units around them."""
         return smoothstep(reach, 0.15 * reach, self.distance(self.shape.points[[*upper, *lower[::-1]]]))
+
+    def around(self, pixels: list[Area]) -> Area:
+        """The nodes that have a say in the displacements of rectangles of pixels."""
+        low = [min(area[axis].start for area in pixels) / self.step for axis in (0, 1)]
+        high = [max(area[axis].stop for area in pixels) / self.step for axis in (0, 1)]
+        rows, columns = (slice(max(0, int(a) - 1), min(NODES, int(b) + 2)) for a, b in zip(low, high, strict=True))
+        return rows, columns
 
 
 def grid() -> Points:
@@ -66,17 +83,19 @@ def rim(share: float) -> Values:
     return np.asarray(np.minimum(ramp[:, None], ramp[None, :]))
 
 
-def invert(field: Field) -> Field:
-    """For every node, the displacement back to the place that moves onto it: y - x where y + field(y) = x."""
-    nodes = grid().astype(np.float32)
-    back = -field
-    for _ in range(INVERT_STEPS):
-        back = np.asarray(
-            cv2.addWeighted(back, 1 - INVERT_DAMPING, look(field, nodes + back), -INVERT_DAMPING, 0), np.float32
-        )
+def invert(field: Field, area: Area = WHOLE) -> Field:
+    """For every node of an area, the displacement back to what moves onto it: y - x where y + field(y) = x."""
+    nodes = _NODES[area]
+    back = -field[area]
+    for damping in INVERT_STEPS:
+        back = np.asarray(cv2.addWeighted(back, 1 - damping, look(field, nodes + back), -damping, 0), np.float32)
     return back
 
 
 def sample(field: Field, places: Points, step: float) -> Points:
     """Displacements (n, 2) in pixels at (n, 2) places in pixels of the window."""
-    return np.asarray(look(field, (places / step).astype(np.float32)[:, None])[:, 0] * step, np.float64)
+    at = ((places + 0.5) / step - 0.5).astype(np.float32)
+    return np.asarray(look(field, at[:, None])[:, 0] * step, np.float64)
+
+
+_NODES = grid().astype(np.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import cv2
@@ -38,42 +39,59 @@ class Renderer:
         self._badge = Badge(still.picture.shape[1], still.picture.shape[0])
         shape, side = rig.shape, rig.lattice.side
         self._pixel = 1 / shape.unit
-        self._whole = Patch.around(shape, shape.to_units(np.array([[0.0, 0.0], [side - 1, side - 1]])), 1, side)
+        self._places = rig.lattice.places.astype(np.float32)
+        rim = math.ceil((rig.lattice.step - 1) / 2)  # beyond the outermost nodes nothing moves
+        self._inner = slice(rim, side - rim), slice(rim, side - rim)
         self._eyes = [Patch.around(shape, shape.points[[*upper, *lower]], EYE_MARGIN, side) for upper, lower in lm.EYES]
         lips = shape.points[[*lm.UPPER_OUTER, *lm.LOWER_OUTER]]
         self._mouth = Patch.around(shape, lips, MOUTH_MARGIN, side)
         self._own_lips = [self._mouth.table(shape.points[list(ring)]) for ring in (lm.UPPER_INNER, lm.LOWER_INNER)]
+        self._near = rig.lattice.around([patch.area for patch in (*self._eyes, self._mouth)])
         self._interior = MouthInterior(shape, self._source)
 
     def frame(self, weights: NDArray[np.float32]) -> Image:
         """The frame (height, width, 3) of a pose, one weight per basis; of the zero pose, the portrait itself."""
         frame = self._still.picture.copy()
         if weights.any():
-            self._still.window.of(frame)[:] = self._pose(weights)
+            self._pose(weights, self._still.window.of(frame))
         self._badge.stamp(frame)
         return frame
 
-    def _pose(self, weights: NDArray[np.float32]) -> Image:
-        """The window under a pose that is not zero."""
+    def _pose(self, weights: NDArray[np.float32], picture: Image) -> None:
+        """Draw the window under a pose that is not zero, in place."""
         moved = self._rig.displace(weights)
-        lower_back, skull_back = invert(moved.lower), invert(moved.skull)
-        eyes_back = skull_back if moved.eyes is moved.skull else invert(moved.eyes)
-        picture = self._fetch(self._whole, invert(moved.upper))
+        back = invert(moved.upper)
+        lower_back, skull_back = self._beside(moved.lower, back), self._beside(moved.skull, back)
+        eyes_back = skull_back if moved.eyes is moved.skull else self._beside(moved.eyes, back)
+        self._warp(picture, back)
         for patch, (lid, rim) in zip(self._eyes, lm.EYES, strict=True):
             lid_line, rim_line = self._moved(lid, moved.upper), self._moved(rim, moved.lower)
             upper, lower = patch.table(lid_line), patch.table(rim_line)
-            self._part(picture, patch, lower, lower_back)
-            lids = patch.look_up([np.minimum(upper, lower), lower])
-            self._show_eyeball(picture, patch, lids, lid_line[[0, -1], 0], eyes_back)
+            self._part(picture, patch.below(self._shape, rim_line), lower, lower_back)
+            eye = patch.cut(self._shape, np.concatenate([lid_line, rim_line]))
+            lids = eye.look_up([np.minimum(upper, lower), lower])
+            self._show_eyeball(picture, eye, lids, lid_line[[0, -1], 0], eyes_back)
         patch = self._mouth
         lips = self._moved(lm.UPPER_INNER, moved.upper), self._moved(lm.LOWER_INNER, moved.lower)
         upper, lower = patch.table(lips[0]), patch.table(lips[1])
-        self._part(picture, patch, (upper + lower) / np.float32(2), lower_back)
+        middle = (upper + lower) / np.float32(2)
+        self._part(picture, patch.below(self._shape, np.stack([patch.at, middle], axis=1)), middle, lower_back)
         if (lower - upper).max() >= MIN_GAP_PIXELS * self._pixel:
             part = patch.cut(self._shape, np.concatenate(lips))
             opening = part.look_up([upper, lower])
             self._show_mouth(picture, part, opening, skull_back, float(np.clip(weights[ROUND], 0, 1)))
-        return picture
+
+    def _beside(self, field: Field, back: Field) -> Field:
+        """A field's way back around eyes and mouth; elsewhere it is not looked at, and another field's does."""
+        other = back.copy()
+        other[self._near] = invert(field, self._near)
+        return other
+
+    def _warp(self, picture: Image, back: Field) -> None:
+        """Draw the upper layer over the whole window, in place."""
+        side, step = self._rig.lattice.side, self._rig.lattice.step
+        sources = cv2.resize(cv2.scaleAdd(back, step, self._places), (side, side))
+        look(self._source, np.asarray(sources[self._inner], np.float32), picture[self._inner])
 
     def _fetch(self, patch: Patch, back: Field) -> Image:
         """The portrait's pixels that come to lie in a patch."""
