@@ -44,15 +44,33 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
             "content": {"application/json": {"example": example}},
         }
         if status in (429, 503):
-            responses[status]["headers"] = {
-                "Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}
-            }
+            responses[status]["headers"] = header("Retry-After", "Seconds to wait.", "integer")
+        if status == 416:
+            responses[status]["headers"] = header("Content-Range", "The size of the whole: `bytes */SIZE`.")
     return responses
 
 
-def video_response(description: str) -> dict[str, Any]:
-    """A response whose body is the mp4, or part of it."""
-    return {"description": description, "content": {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}}
+def header(name: str, description: str, kind: str = "string") -> dict[str, Any]:
+    """A header that a response always has."""
+    return {name: {"description": description, "required": True, "schema": {"type": kind}}}
+
+
+def video_responses() -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that answers with the mp4, a part of it, or that the client has it already."""
+    etag = header("ETag", "Changes when the video does.")
+    headers = {
+        **etag,
+        **header("Accept-Ranges", "`bytes`: a download can be resumed."),
+        **header("Content-Disposition", 'attachment; filename="result.mp4"'),
+        **header("Content-Length", "Bytes of the answer.", "integer"),
+    }
+    content = {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}
+    of_range = header("Content-Range", "Which bytes these are, and of how many.")
+    return {
+        200: {"description": "The mp4.", "headers": headers, "content": content},
+        206: {"description": "The range that was asked for.", "headers": headers | of_range, "content": content},
+        304: {"description": "The client has it already (If-None-Match).", "headers": etag},
+    }
 
 
 def install(app: FastAPI, settings: Settings) -> None:
@@ -68,6 +86,8 @@ def install(app: FastAPI, settings: Settings) -> None:
                 tags=app.openapi_tags,
             )
             _add_form(schema, settings)
+            _add_links(schema)
+            _add_request_ids(schema)
             _drop_unused(schema)
             app.openapi_schema = schema
         return app.openapi_schema
@@ -105,6 +125,27 @@ def _add_form(schema: dict[str, Any], settings: Settings) -> None:
             }
         },
     }
+
+
+def _add_links(schema: dict[str, Any]) -> None:
+    """Tell tools that a task_id of the 202 is for every operation on a task."""
+    links = schema["paths"][_START]["post"]["responses"]["202"].setdefault("links", {})
+    for path, operations in schema["paths"].items():
+        for method, operation in operations.items():
+            if "{task_id}" in path:
+                links[f"{method}_{path.rpartition('/')[2]}"] = {
+                    "operationId": operation["operationId"],
+                    "parameters": {"task_id": "$response.body#/task_id"},
+                    "description": operation["summary"],
+                }
+
+
+def _add_request_ids(schema: dict[str, Any]) -> None:
+    request_id = header("X-Request-ID", "Names this request in the service's log.")
+    for operations in schema["paths"].values():
+        for operation in operations.values():
+            for response in operation["responses"].values():
+                response["headers"] = response.get("headers", {}) | request_id
 
 
 def _file(what: str, megabytes: float, more: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from fastapi.responses import FileResponse
 
 from api.errors import ApiError
 from api.models import TaskAccepted, TaskView
-from api.openapi import error_responses, video_response
+from api.openapi import error_responses, header, video_responses
 from api.service import Service, service_of
 from api.submission import submit
 from api.task_manager import TaskReport
@@ -27,10 +27,7 @@ router = APIRouter(prefix=PREFIX, tags=["synthesis"])
     status_code=202,
     summary="Turn a portrait, a recording and an emotion into a video",
     responses={
-        202: {
-            "description": "Accepted; poll `status_url`.",
-            "headers": {"Location": {"description": "The status_url.", "schema": {"type": "string"}}},
-        },
+        202: {"description": "Accepted; poll `status_url`.", "headers": header("Location", "The status_url.")},
         **error_responses(400, 413, 415, 422, 429, 500, 503),
     },
 )
@@ -60,19 +57,19 @@ async def status(task_id: str, service: Annotated[Service, Depends(service_of)])
     "/{task_id}/download",
     summary="The video",
     response_class=FileResponse,
-    responses={
-        200: video_response("The mp4."),
-        206: video_response("The range that was asked for."),
-        304: {"description": "The client has it already (If-None-Match)."},
-        **error_responses(404, 409, 410, 416, 500),
-    },
+    responses=video_responses() | error_responses(404, 409, 410, 416, 500),
 )
 async def download(task_id: str, request: Request, service: Annotated[Service, Depends(service_of)]) -> Response:
     """Ranges, conditional requests and HEAD work, so downloads can be resumed and players can seek."""
     return _video(service, task_id, request)
 
 
-@router.head("/{task_id}/download", summary="The video's headers", responses=error_responses(404, 409, 410, 416, 500))
+@router.head(
+    "/{task_id}/download",
+    summary="The video's headers",
+    response_class=FileResponse,
+    responses=video_responses() | error_responses(404, 409, 410, 416, 500),
+)
 async def download_head(task_id: str, request: Request, service: Annotated[Service, Depends(service_of)]) -> Response:
     """As GET, without the body."""
     return _video(service, task_id, request)
