@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from engines.base import (
-    Emotion,
     Image,
     JobCancelledError,
     NoFaceError,
@@ -60,43 +59,6 @@ def test_the_first_frame_is_the_portrait(clip: Clip, finder: FaceFinder, portrai
     still = make_still(portrait, face, finder.landmarks(portrait, face), PARAMS)
     difference = np.abs(clip.frames[0].astype(int) - still.picture)[:-24]  # without the badge
     assert difference.mean() < 3  # what the encoder takes
-
-
-@pytest.mark.parametrize(
-    ("changes", "shape"),
-    [
-        ({"fps": 8}, (10, 320, 256, 3)),
-        ({"fps": 60}, (72, 320, 256, 3)),
-        ({"crop": True}, (30, 256, 256, 3)),
-        ({"min_resolution": 384}, (30, 480, 384, 3)),
-    ],
-)
-def test_fields_that_change_the_format(make_clip: MakeClip, changes: dict[str, object], shape: tuple[int, ...]) -> None:
-    made = make_clip(**changes)
-    assert made.frames.shape == shape
-    assert made.fps == changes.get("fps", 25)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"emotion": Emotion.SAD},
-        {"ref_scale": 9.0},
-        {"emo_scale": 1.0},
-        {"seed": 1},
-        {"dynamic_scale": 3.0},
-    ],
-    ids=lambda changes: next(iter(changes)),
-)
-def test_fields_that_change_the_picture(make_clip: MakeClip, clip: Clip, changes: dict[str, object]) -> None:
-    difference = np.abs(make_clip(**changes).frames.astype(int) - clip.frames)
-    assert difference[15:].max(axis=0).max() > 40
-    assert difference[0].mean() < 3  # both begin as the portrait, but for the encoder
-
-
-def test_expand_ratio_changes_a_crop(make_clip: MakeClip) -> None:
-    near, far = (make_clip(0.2, crop=True, expand_ratio=ratio).frames[0] for ratio in (0.1, 0.6))
-    assert np.abs(near.astype(int) - far).mean() > 10
 
 
 def test_duration_is_kept_down_to_a_single_frame(make_clip: MakeClip) -> None:
