@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,15 +12,14 @@ import numpy as np
 from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
-from media.errors import InvalidAudioError, UnsupportedMediaError
+from media.errors import InvalidAudioError
+from media.sound import Sound, find_sound
 
 MIN_SECONDS = 0.1
 MAX_SECONDS = 600.0
 MIN_RATE, MAX_RATE = 4000, 768_000  # Hz
 MAX_CHANNELS = 64  # that FFmpeg can mix
 
-# Programs that write a WAV to a pipe cannot know its length and declare about 2 or 4 GiB.
-_UNKNOWN_LENGTH_BYTES = 0x7FFF0000
 _BAD_PACKETS_ALLOWED = 2  # MP3s cut out of a stream begin with a frame whose data is missing
 
 
@@ -54,12 +52,12 @@ def probe(path: Path) -> AudioInfo:
             raise InvalidAudioError(
                 f"The recording holds {seconds:.2f} seconds of sound; at least {MIN_SECONDS:g} are needed."
             )
-        if source.declared_seconds is not None and seconds < 0.98 * source.declared_seconds - 0.2:
+        declared = source.declared_seconds(seconds)
+        if declared is not None and seconds < 0.98 * declared - 0.2:
             raise InvalidAudioError(
-                f"The recording is cut short: it declares {source.declared_seconds:.1f} seconds "
-                f"and holds {seconds:.1f}."
+                f"The recording is cut short: it declares {declared:.1f} seconds and holds {seconds:.1f}."
             )
-        return AudioInfo(source.format, min(seconds, MAX_SECONDS), rate, channels)
+        return AudioInfo(source.sound.format, min(seconds, MAX_SECONDS), rate, channels)
 
 
 def probe_rate(path: Path) -> int:
@@ -105,83 +103,36 @@ def read_blocks(
 class _Source:
     container: av.container.InputContainer
     stream: av.AudioStream
-    format: str
-    declared_seconds: float | None
+    sound: Sound
+
+    def declared_seconds(self, decoded: float) -> float | None:
+        """The length the header promises, or None where there is no promise."""
+        if self.sound.format == "wav":
+            return decoded * self.sound.declared_bytes / self.sound.bytes if self.sound.bytes else None
+        if self.stream.duration is None or self.stream.time_base is None or not self.sound.counts_frames:
+            return None  # FFmpeg's guess from the bit rate
+        return float(self.stream.duration * self.stream.time_base)
 
 
 @contextmanager
 def _open(path: Path) -> Iterator[_Source]:
-    kind = _sniff(path)
-    try:
-        # The format is given, so that no other of FFmpeg's many parsers ever sees the file.
-        with av.open(str(path), format=kind) as container:
-            if not container.streams.audio:
-                raise InvalidAudioError("The recording holds no sound.")
-            stream = container.streams.audio[0]
-            # PyAV has no context for a codec it does not know, whatever its types say.
-            codec = getattr(stream.codec_context, "name", "unknown")
-            if not codec.startswith("pcm_" if kind == "wav" else "mp3"):
-                raise InvalidAudioError(f"The {kind.upper()} file holds {codec} sound; plain PCM is needed.")
-            yield _Source(container, stream, kind, _declared_seconds(path, kind, stream))
-    except (av.FFmpegError, ValueError) as error:  # ValueError: the rate changes midway
-        raise InvalidAudioError(f"The recording is damaged and cannot be decoded as {kind.upper()}.") from error
-
-
-def _sniff(path: Path) -> str:
     with path.open("rb") as file:
-        head = file.read(12)
-    if head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE":
-        return "wav"
-    if head[:3] == b"ID3" or _is_mp3_frame(head):
-        return "mp3"
-    raise UnsupportedMediaError("The audio is neither a WAV nor an MP3 file.")
-
-
-def _is_mp3_frame(head: bytes) -> bool:
-    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
-        return False
-    version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
-    bit_rate, sample_rate = head[2] >> 4, head[2] >> 2 & 3
-    return version != 1 and layer == 1 and bit_rate not in (0, 15) and sample_rate != 3
-
-
-def _declared_seconds(path: Path, kind: str, stream: av.AudioStream) -> float | None:
-    """The length the header promises, or None where there is no promise."""
-    if kind == "wav":
-        return _wav_seconds(path)
-    if stream.duration is None or stream.time_base is None or not _has_frame_count(path):
-        return None  # FFmpeg's guess from the bit rate
-    return float(stream.duration * stream.time_base)
-
-
-def _wav_seconds(path: Path) -> float | None:
-    bytes_per_second = 0
-    position = 12
-    with path.open("rb") as file:
-        file.seek(position)
-        while len(header := file.read(8)) == 8:
-            name, size = struct.unpack("<4sI", header)
-            if name == b"data":
-                known = bytes_per_second and size < _UNKNOWN_LENGTH_BYTES
-                return size / bytes_per_second if known else None
-            if name == b"fmt ":
-                bytes_per_second = int.from_bytes(file.read(16)[8:12], "little")
-            position += 8 + size + size % 2  # always forward, whatever sizes a hostile file declares
-            file.seek(position)
-    return None
-
-
-def _has_frame_count(path: Path) -> bool:
-    """Whether the MP3's first frame is a Xing/Info header, which counts the frames."""
-    with path.open("rb") as file:
-        head = file.read(10)
-        if head[:3] == b"ID3":
-            size = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=False))
-            file.seek(10 + size)
-        else:
-            file.seek(0)
-        first = file.read(256)
-    return b"Xing" in first or b"Info" in first
+        sound = find_sound(file)
+        name = sound.format.upper()
+        try:
+            # The format is given, so that no other of FFmpeg's many parsers ever sees the file.
+            with av.open(sound, "r", format=sound.format, metadata_errors="replace") as container:
+                if not container.streams.audio:
+                    raise InvalidAudioError("The recording holds no sound.")
+                stream = container.streams.audio[0]
+                # PyAV has no context for a codec it does not know, whatever its types say.
+                codec = getattr(stream.codec_context, "name", "unknown")
+                if not codec.startswith("pcm_" if sound.format == "wav" else "mp3"):
+                    needed = "plain PCM" if sound.format == "wav" else "Layer III"
+                    raise InvalidAudioError(f"The {name} file holds {codec} sound; {needed} is needed.")
+                yield _Source(container, stream, sound)
+        except (av.FFmpegError, ValueError) as error:  # ValueError: the rate changes midway
+            raise InvalidAudioError(f"The recording is damaged and cannot be decoded as {name}.") from error
 
 
 def _frames(source: _Source) -> Iterator[av.AudioFrame]:
@@ -207,7 +158,7 @@ def _mono(source: _Source, rate: int) -> Iterator[NDArray[np.float32]]:
 
 
 def _average(frame: av.AudioFrame) -> NDArray[np.float32]:
-    samples: NDArray[np.float32] = (
-        frame.to_ndarray().reshape(-1, frame.layout.nb_channels).mean(axis=1, dtype=np.float32)
-    )
+    channels = frame.to_ndarray().reshape(-1, frame.layout.nb_channels)
+    with np.errstate(invalid="ignore", over="ignore"):  # a float WAV may hold anything
+        samples: NDArray[np.float32] = channels.mean(axis=1, dtype=np.float32)
     return np.nan_to_num(samples, nan=0.0, posinf=1.0, neginf=-1.0).clip(-1.0, 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 
-from media.errors import InvalidImageError, UnsupportedMediaError
+from media.errors import InvalidImageError, MediaError, UnsupportedMediaError
 
 MIN_SIDE = 64
 MAX_SIDE = 8192
@@ -25,6 +26,13 @@ MAX_ASPECT = 3.0
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
+_JPEG_MARKER = re.compile(rb"\xff+([\x01-\xfe])", re.S)
+_JPEG_SCAN, _JPEG_END = b"\xda", b"\xd9"
+_JPEG_ALONE = [bytes([code]) for code in (0x01, *range(0xD0, 0xD9))]  # no segment follows
+_JPEG_KEPT = [bytes([code]) for code in (*range(0xC0, 0xD0), 0xDB, 0xDD, 0xE0, 0xEE)]  # frames, tables, JFIF, Adobe
+_MAX_PIECES = 50_000
+_MAX_SCANS = 32  # usual are up to 10
+_TOO_MANY_PIECES = f"The image is made of more than {_MAX_PIECES} pieces."
 _ORIENTATION_TAG = 0x0112
 _BAND = 256  # rows
 _SIXTEEN_BIT = {"I", "I;16", "I;16B", "I;16L", "I;16N"}
@@ -74,7 +82,7 @@ def _open(path: Path) -> Iterator[ImageFile]:
         # The plugins are called directly: Image.open would try others, and warn at a pixel count of its own.
         if head.startswith(b"\xff\xd8\xff"):
             with _damaged_means_invalid():
-                image: ImageFile = JpegImageFile(file)
+                image: ImageFile = JpegImageFile(io.BytesIO(_jpeg_essentials(file.read())))
         elif head == _PNG:
             with _damaged_means_invalid():
                 image = PngImageFile(io.BytesIO(_png_essentials(file.read())))
@@ -87,7 +95,7 @@ def _open(path: Path) -> Iterator[ImageFile]:
 def _damaged_means_invalid() -> Iterator[None]:
     try:
         yield
-    except MemoryError:
+    except (MemoryError, MediaError):
         raise
     except Exception as error:  # Pillow raises OSError, ValueError, SyntaxError, struct.error, ... on damaged data
         raise InvalidImageError("The image is damaged or cut short and cannot be decoded.") from error
@@ -98,12 +106,44 @@ def _png_essentials(content: bytes) -> bytes:
     kept = [content[:8]]
     position = 8
     while position < len(content):
+        if len(kept) > _MAX_PIECES:
+            raise InvalidImageError(_TOO_MANY_PIECES)
         (size,) = struct.unpack(">I", content[position : position + 4])
         end = position + 12 + size
         if content[position + 4 : position + 8] in _PNG_KEPT:
             kept.append(content[position:end])
         position = end
     return b"".join(kept)
+
+
+def _jpeg_essentials(content: bytes) -> bytes:
+    """The file without its texts, profiles and thumbnails, and without what follows its end.
+
+    Phones append films, and a hostile file holds a million empty comments, which Pillow reads one by one.
+    """
+    kept = [content[:2]]
+    position, exif = 2, False
+    for _ in range(_MAX_PIECES):
+        marker = _JPEG_MARKER.search(content, position)
+        if marker is None or marker[1] == _JPEG_END:
+            raise InvalidImageError("The image is damaged or cut short: it holds no picture.")
+        if marker[1] == _JPEG_SCAN:
+            end = content.find(b"\xff" + _JPEG_END, marker.end())
+            picture = content[marker.end() - 2 : end + 2 if end >= 0 else len(content)]
+            if picture.count(b"\xff" + _JPEG_SCAN) > _MAX_SCANS:  # libjpeg goes over the whole picture once for each
+                raise InvalidImageError(f"The image has more than {_MAX_SCANS} progressive scans.")
+            return b"".join((*kept, picture))
+        position = marker.end()
+        if marker[1] in _JPEG_ALONE:
+            continue
+        (size,) = struct.unpack(">H", content[position : position + 2])
+        segment = content[position : position + size]
+        first_exif = marker[1] == b"\xe1" and segment[2:6] == b"Exif" and not exif
+        if marker[1] in _JPEG_KEPT or first_exif:
+            kept.append(b"\xff" + marker[1] + segment)
+            exif = exif or first_exif
+        position += size
+    raise InvalidImageError(_TOO_MANY_PIECES)
 
 
 def _orientation(image: ImageFile) -> int:

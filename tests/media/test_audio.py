@@ -181,6 +181,87 @@ def test_a_chunk_that_points_back_at_itself_does_not_hang(tmp_path: Path) -> Non
         assert audio.probe(path).seconds == pytest.approx(0.5)
 
 
+def riff(name: bytes, data: bytes) -> bytes:
+    return name + struct.pack("<I", len(data)) + data + bytes(len(data) % 2)
+
+
+def id3(content: bytes) -> bytes:
+    size = bytes(len(content) >> shift & 0x7F for shift in (21, 14, 7, 0))
+    return b"ID3\x04\x00\x00" + size + content
+
+
+def test_a_hundred_thousand_titles_cost_no_time(tmp_path: Path) -> None:
+    """FFmpeg would search all it has for each: minutes for these."""
+    texts = b"".join(b"TXXX\0\0\0\x0b\0\0\0" + b"%07d\0ab" % number for number in range(100_000))
+    names = b"".join(struct.pack(">II", 0x41414141 + number, 0x02000000) + b"a\0" for number in range(100_000))
+    mp3 = write_mp3(tmp_path / "s.mp3", tone(1, 16000), 16000)
+    mp3.write_bytes(id3(texts) + mp3.read_bytes())
+    wav = write_wav(tmp_path / "s.wav", tone(1, 16000), 16000)
+    content = wav.read_bytes()
+    wav.write_bytes(content[:36] + riff(b"LIST", b"INFO" + names) + content[36:] + riff(b"LIST", b"INFO" + names))
+    with at_most(5):
+        assert audio.probe(mp3).seconds == pytest.approx(1)
+        assert audio.probe(wav).seconds == pytest.approx(1)
+
+
+def test_millions_of_tags_or_chunks_are_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    for content in (id3(b"") * 2_000_000, b"RIFF\0\0\0\0WAVE" + riff(b"JUNK", b"") * 2_000_000):
+        path.write_bytes(content)
+        with at_most(2), pytest.raises(InvalidAudioError):
+            audio.probe(path)
+
+
+def test_titles_in_any_character_set(tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "s", tone(1, 16000), 16000)
+    path.write_bytes(path.read_bytes() + riff(b"LIST", b"INFO" + riff(b"INAM", "Grüße".encode("latin-1"))))
+    assert audio.probe(path).seconds == pytest.approx(1)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_chunks_in_any_order(tmp_path: Path, order: tuple[int, ...]) -> None:
+    path = write_wav(tmp_path / "s", tone(1, 16000), 16000)
+    content = path.read_bytes()
+    chunks = (content[12:36], riff(b"cue ", bytes(5)), content[36:])
+    path.write_bytes(content[:12] + b"".join(chunks[place] for place in order))
+    assert audio.probe(path).seconds == pytest.approx(1)
+
+
+def test_a_chunk_of_odd_length_without_its_padding(tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "s", tone(1, 16000), 16000)
+    content = path.read_bytes()
+    path.write_bytes(content[:12] + riff(b"cue ", bytes(5))[:-1] + content[12:])
+    assert audio.probe(path).seconds == pytest.approx(1)
+
+
+def test_the_length_is_counted_in_bytes_of_data_whatever_rate_is_declared(tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "s", tone(1, 16000), 16000)
+    content = bytearray(path.read_bytes())
+    content[28:32] = struct.pack("<I", 100)  # bytes per second
+    path.write_bytes(content)
+    assert audio.probe(path).seconds == pytest.approx(1)
+
+
+def test_a_long_wav_has_its_length_in_a_chunk_of_its_own(tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "s", tone(4, 16000), 16000)
+    content = path.read_bytes()
+    ds64 = riff(b"ds64", struct.pack("<QQQI", len(content) + 28, len(content) - 44, 64000, 0))
+    unknown = b"\xff" * 4
+    path.write_bytes(b"RF64" + unknown + b"WAVE" + ds64 + content[12:40] + unknown + content[44:])
+    assert audio.probe(path).seconds == pytest.approx(4)
+    path.write_bytes(path.read_bytes()[:-64000])
+    with pytest.raises(InvalidAudioError, match=r"declares 4\.0 seconds and holds 2\.0"):
+        audio.probe(path)
+
+
+def test_infinities_of_both_signs(tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "s", np.zeros(16000), 16000, bits=32, channels=2, floating=True)
+    content = path.read_bytes()
+    for pair in ((np.inf, -np.inf), (3e38, 3e38)):
+        path.write_bytes(content[:44] + np.array(pair * 16000, "<f4").tobytes())
+        assert np.isfinite(np.concatenate(list(audio.read_blocks(path, 16000)))).all()
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     chunks=st.lists(st.tuples(st.sampled_from([b"fmt ", b"data", b"LIST", b"ds64"]), st.integers(0, 40)), max_size=6)
@@ -203,6 +284,15 @@ def test_only_pcm_in_wav(tmp_path: Path) -> None:
     content[20:22] = struct.pack("<H", 0x0055)  # MP3 inside the WAV
     path.write_bytes(content)
     with pytest.raises(InvalidAudioError):
+        audio.probe(path)
+
+
+@pytest.mark.parametrize("at", [12, 36])
+def test_a_wav_without_its_format_or_its_data(tmp_path: Path, at: int) -> None:
+    path = write_wav(tmp_path / "s", tone(1, 16000), 16000)
+    content = path.read_bytes()
+    path.write_bytes(content[:at] + b"gone" + content[at + 4 :])
+    with pytest.raises(InvalidAudioError, match="lacks the description of its sound, or the sound"):
         audio.probe(path)
 
 

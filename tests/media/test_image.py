@@ -158,6 +158,75 @@ def test_a_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
         image.load(path)
 
 
+def png_of_pieces(name: bytes, count: int) -> bytes:
+    buffer = io.BytesIO()
+    marked().save(buffer, "PNG")
+    content = buffer.getvalue()
+    piece = bytes(4) + name + struct.pack(">I", zlib.crc32(name))
+    return content[:33] + piece * count + content[33:]
+
+
+def jpeg_of_scans(count: int) -> bytes:
+    """A grey picture whose last progressive scan comes again and again."""
+    buffer = io.BytesIO()
+    marked().convert("L").save(buffer, "JPEG", progressive=True)
+    content = buffer.getvalue()
+    last = content.rindex(b"\xff\xda")
+    return content[:last] + content[last:-2] * (count - content.count(b"\xff\xda") + 1) + content[-2:]
+
+
+def test_many_pieces_of_a_picture_are_refused_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "p"
+    for content in (png_of_pieces(b"IDAT", 800_000), png_of_pieces(b"eXIf", 60_000)):
+        path.write_bytes(content)
+        with pytest.raises(InvalidImageError, match="more than 50000 pieces"):
+            image.load(path)
+    path.write_bytes(png_of_pieces(b"IDAT", 5000))
+    assert np.array_equal(image.load(path), np.asarray(marked()))
+
+
+def test_many_progressive_scans_are_refused(tmp_path: Path) -> None:
+    """Of 50 million pixels, each takes 70 ms."""
+    path = tmp_path / "p"
+    path.write_bytes(jpeg_of_scans(32))
+    assert image.load(path).shape == (70, 100, 3)
+    path.write_bytes(jpeg_of_scans(33))
+    with pytest.raises(InvalidImageError, match="more than 32 progressive scans"):
+        image.load(path)
+
+
+def test_what_else_is_in_a_jpeg_does_not_matter(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    content = save(tmp_path / "p", marked(), "JPEG", exif=exif, quality=95, subsampling=0).read_bytes()
+    expected = image.load(tmp_path / "p")
+    comment, profile = b"\xff\xfe\x00\x02", b"\xff\xe2\xff\xff" + b"\xff\xda" * 32767 + b"\0"
+    film = b"ftypisom" + b"\xff\xda" * 1000
+    second = b"\xff\xe1\x00\x08Exif\0\0"
+    for odd in (
+        content[:2] + comment * 40_000 + content[2:],
+        content[:2] + profile * 100 + content[2:],
+        content[:2] + b"\xff" * 9_000_000 + content[2:],
+        content[:2] + b"\xff\xd8\xff\x01" + content[2:],
+        content + film,
+    ):
+        (tmp_path / "p").write_bytes(odd)
+        assert np.array_equal(image.load(tmp_path / "p"), expected)
+    (tmp_path / "p").write_bytes(content[:2] + second * 40_000 + content[2:])
+    assert image.load(tmp_path / "p").shape == expected.shape
+    (tmp_path / "p").write_bytes(content[:2] + comment * 60_000 + content[2:])
+    with pytest.raises(InvalidImageError, match="more than 50000 pieces"):
+        image.load(tmp_path / "p")
+
+
+@pytest.mark.parametrize("content", [b"\xff\xd8\xff", b"\xff\xd8\xff\xd9", b"\xff\xd8\xff\xe0\x00\x00" * 3])
+def test_a_jpeg_without_a_picture(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "p"
+    path.write_bytes(content)
+    with pytest.raises(InvalidImageError, match="damaged or cut short"):
+        image.load(path)
+
+
 @settings(max_examples=150, deadline=None)
 @given(place=st.floats(0, 1), value=st.integers(0, 255), kind=st.sampled_from(["JPEG", "PNG"]))
 def test_damage_never_escapes_as_another_error(
