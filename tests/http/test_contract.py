@@ -7,7 +7,6 @@ import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -37,36 +36,6 @@ def test_from_start_to_download(shared: Client) -> None:
     assert video.headers["content-type"] == "video/mp4"
     assert video.headers["content-disposition"] == 'attachment; filename="result.mp4"'
     assert b"seed=11" in video.content
-
-
-def test_the_status_shows_the_real_parameters(shared: Client) -> None:
-    sent: dict[str, Any] = {
-        "emotion": "sad", "ref_scale": 1.5, "emo_scale": 0, "crop": "true", "inference_steps": 8, "duration": 0.5,
-        "fps": 60, "seed": 0, "dynamic_scale": 3, "min_resolution": 256, "expand_ratio": 2,
-    }  # fmt: skip
-    status = shared.finish(shared.start(**sent))
-    assert status["parameters"] == sent | {"crop": True}
-    assert shared.engine.jobs[-1].params.seed == 0
-    assert shared.engine.jobs[-1].seconds == 0.5
-
-
-def test_the_defaults_are_those_of_the_settings(tmp_path: Path, wav: bytes) -> None:
-    synthesis = {
-        "default_ref_scale": 1, "default_emo_scale": 2, "inference_steps": 9, "fps": 10, "seed": 3,
-        "min_resolution": 320, "expand_ratio": 0.7,
-    }  # fmt: skip
-    with running(make_settings(tmp_path, synthesis=synthesis), ScriptedEngine()) as run:
-        client = Client(run, ScriptedEngine(), wav)
-        parameters = client.finish(client.start())["parameters"]
-        form = run.client.get("/openapi.json").json()["components"]["schemas"]["StartForm"]["properties"]
-    for name, value in synthesis.items():
-        assert parameters[name.removeprefix("default_")] == value
-        assert form[name.removeprefix("default_")]["default"] == value
-
-
-def test_an_empty_optional_field_counts_as_left_out(shared: Client) -> None:
-    parameters = shared.finish(shared.start(duration="", seed="", crop=""))["parameters"]
-    assert (parameters["duration"], parameters["seed"], parameters["crop"]) == (None, 72589, False)
 
 
 def test_fields_the_engine_cannot_honour_are_named(shared: Client) -> None:
