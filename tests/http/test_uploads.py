@@ -124,6 +124,8 @@ def test_bad_audio(shared: Client, speech: dict[str, bytes], name: str, status: 
         ("fps", "7"), ("fps", "61"), ("seed", "-1"), ("seed", "4294967296"), ("seed", "1" * 900),
         ("dynamic_scale", "0.05"), ("dynamic_scale", "3.1"), ("min_resolution", "250"), ("min_resolution", "500"),
         ("min_resolution", "1088"), ("expand_ratio", "0"), ("expand_ratio", "2.5"), ("seed", "x" * 5000),
+        ("seed", "2_5"), ("seed", "２５"), ("seed", "0x19"), ("seed", "25 "), ("seed", "2.5e1_0"), ("fps", "٢٥"),
+        ("ref_scale", "3_0"), ("ref_scale", "３"), ("ref_scale", " 3"), ("duration", "None"), ("crop", "１"),
         ("seed", "\x00"), ("image_path", "/etc/passwd"), ("__proto__", "x"),
     ],
 )  # fmt: skip
@@ -131,6 +133,15 @@ def test_bad_fields(shared: Client, field: str, value: str) -> None:
     body = check_error(shared.start(**dict[str, Any]({field: value})), 422, "validation_error")
     assert [problem["field"] for problem in body["errors"]] == [field]
     assert "inference_steps" in body["detail"]  # the list of the known ones
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "means"),
+    [("seed", "025", 25), ("seed", "+25", 25), ("seed", "25.0", 25), ("ref_scale", ".5", 0.5), ("ref_scale", "5.", 5),
+     ("ref_scale", "1e-1", 0.1), ("emo_scale", "+1E0", 1), ("crop", "YES", True), ("crop", "off", False)],
+)  # fmt: skip
+def test_numbers_as_people_write_them(shared: Client, field: str, value: str, means: float | bool) -> None:
+    assert shared.finish(shared.start(**dict[str, Any]({field: value})))["parameters"][field] == means
 
 
 def test_all_that_is_wrong_is_said_at_once(shared: Client) -> None:
