@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Mapping, Sequence
-from http import HTTPStatus
+from http import HTTPMethod, HTTPStatus
 
 from fastapi import Request, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Mount
 
 from engines.base import EngineError, NoFaceError, TooLargeError
 from media.errors import InvalidAudioError, InvalidImageError, MediaError, UnsupportedMediaError
@@ -126,6 +127,19 @@ def from_exception(error: Exception) -> ApiError:
 
 async def respond(request: Request, error: Exception) -> Response:
     """FastAPI's exception handler for the errors that routes raise on purpose."""
+    if isinstance(error, HTTPException) and error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        error = from_status(error.status_code, error.detail, _allow(request) or error.headers)
     answer = from_exception(error)
     body = answer.body(request.state.request_id)
     return Response(body, answer.status, answer.headers, media_type="application/json")
+
+
+def _allow(request: Request) -> dict[str, str]:
+    """The methods of an address, for its 405. The router knows those of one route, but several share an address."""
+    routes = [route for route in request.app.routes if not isinstance(route, Mount)]  # a mounted app tells its own
+    methods = [
+        method
+        for method in HTTPMethod
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in routes)
+    ]
+    return {"Allow": ", ".join(methods)} if methods else {}

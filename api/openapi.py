@@ -17,6 +17,7 @@ _START = "/api/v1/synthesis/start"
 _ERRORS = {
     400: ("malformed_form", "The form is malformed."),
     404: ("task_not_found", "There is no such task."),
+    408: ("request_timeout", "Nothing of the request came for too long."),
     409: ("not_finished", "The video is not ready, or the task failed: `error` says which."),
     410: ("task_expired", "The task has expired; its video is gone."),
     413: ("too_large", "The request or one of its files is too large."),

@@ -27,7 +27,7 @@ from starlette.middleware.cors import CORSMiddleware
 from api import openapi
 from api.engine_factory import Choice, choose_engine
 from api.errors import ApiError, respond
-from api.http_protocol import BoundedHttpProtocol
+from api.http_protocol import bounded_protocol
 from api.logs import configure_logging
 from api.middleware import DrainBody, ErrorShape, RequestLog
 from api.options import settings_from
@@ -150,8 +150,10 @@ class DrainingServer(uvicorn.Server):
 
 def http_config(app: FastAPI) -> uvicorn.Config:
     """How the service is served."""
+    service: Service = app.state.service
+    protocol = bounded_protocol(service.settings.server.idle_timeout)
     return uvicorn.Config(
-        app, http=BoundedHttpProtocol, ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=10
+        app, http=protocol, ws="none", log_config=None, access_log=False, timeout_graceful_shutdown=10
     )
 
 

@@ -86,11 +86,12 @@ class _Section(BaseModel):
 
 
 class ServerSettings(_Section):
-    """Where the service listens."""
+    """Where the service listens, and how patiently."""
 
     host: str = Field("0.0.0.0", min_length=1)  # noqa: S104  a service is there to be reached
     port: int = Field(8000, ge=1, le=65535)
     log_level: LogLevel = "WARNING"  # of the HTTP server's own messages
+    idle_timeout: float = Field(60, gt=0, le=3600)  # seconds that a client may be silent within a request
 
     @field_validator("log_level", mode="before")
     @classmethod

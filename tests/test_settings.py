@@ -19,7 +19,7 @@ from tests.server import make_settings
 
 # Another value for every key there is.
 OTHER: dict[str, dict[str, Any]] = {
-    "server": {"host": "127.0.0.1", "port": 9000, "log_level": "ERROR"},
+    "server": {"host": "127.0.0.1", "port": 9000, "log_level": "ERROR", "idle_timeout": 5.0},
     "gpu": {"device_id": -1, "dtype": "bf16", "low_vram": "on", "enable_interpolate_frame": False},
     "tasks": {
         "max_workers": 3, "max_queue": 7, "retention_hours": 1.5, "shutdown_grace": 0.0, "timeout_seconds": 60.0,
@@ -38,6 +38,7 @@ OTHER: dict[str, dict[str, Any]] = {
 WRONG = [
     ("server.host", ""), ("server.port", 0), ("server.port", 65536), ("server.port", "http"),
     ("server.port", True), ("server.log_level", "LOUD"),
+    ("server.idle_timeout", 0), ("server.idle_timeout", 3601), ("server.idle_timeout", float("nan")),
     ("gpu.device_id", -2), ("gpu.device_id", "cuda"), ("gpu.dtype", "fp8"), ("gpu.dtype", 16),
     ("gpu.low_vram", "maybe"), ("gpu.low_vram", 1), ("gpu.enable_interpolate_frame", "maybe"),
     ("tasks.max_workers", 0), ("tasks.max_workers", 65), ("tasks.max_workers", True), ("tasks.timeout_seconds", True),

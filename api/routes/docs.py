@@ -18,12 +18,14 @@ router = APIRouter(include_in_schema=False)
 assets = StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static")
 
 
+@router.head("/")
 @router.get("/")
 async def root() -> RedirectResponse:
     """To the page a visitor looks for."""
     return RedirectResponse("/docs")
 
 
+@router.head("/docs")
 @router.get("/docs")
 async def swagger(request: Request) -> HTMLResponse:
     """Try the endpoints out."""
@@ -38,6 +40,7 @@ async def swagger(request: Request) -> HTMLResponse:
     return page
 
 
+@router.head("/redoc")
 @router.get("/redoc")
 async def redoc(request: Request) -> HTMLResponse:
     """Read about the endpoints."""

@@ -28,7 +28,7 @@ router = APIRouter(prefix=PREFIX, tags=["synthesis"])
     summary="Turn a portrait, a recording and an emotion into a video",
     responses={
         202: {"description": "Accepted; poll `status_url`.", "headers": header("Location", "The status_url.")},
-        **error_responses(400, 413, 415, 422, 429, 500, 503),
+        **error_responses(400, 408, 413, 415, 422, 429, 500, 503),
     },
 )
 async def start(request: Request, response: Response, service: Annotated[Service, Depends(service_of)]) -> TaskAccepted:
@@ -47,6 +47,7 @@ async def start(request: Request, response: Response, service: Annotated[Service
     )
 
 
+@router.head("/{task_id}/status", include_in_schema=False)
 @router.get("/{task_id}/status", summary="How far a task is", responses=error_responses(404, 410, 500))
 async def status(task_id: str, service: Annotated[Service, Depends(service_of)]) -> TaskView:
     """Poll until `status` is COMPLETED or FAILED."""
