@@ -43,7 +43,7 @@ class PreviewEngine:
     """Animates the portrait's own pixels on the CPU. Several jobs may run at once, each in its caller's thread."""
 
     name = "preview"
-    version = "2"
+    version = "3"
     one_at_a_time = False
     ignored_fields: Mapping[str, str] = MappingProxyType(
         {"inference_steps": "inference_steps has no effect: the preview engine does not denoise."}

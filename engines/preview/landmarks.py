@@ -9,6 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+Landmarks = NDArray[np.float32]
+"""Shape (478, 3): x, y in pixels of the image they were found in, and depth in the same unit, smaller is nearer."""
+
 COUNT = 478
 SKIN_COUNT = 468  # the last ten are the irises
 
@@ -53,8 +56,19 @@ EAR_RIGHT, EAR_LEFT = 234, 454
 FOREHEAD, CHIN = 10, 152
 NOSTRIL_RIGHT, NOSTRIL_LEFT = 48, 278
 
-# Clear skin on forehead, cheeks and chin, for the brightness of the face.
-SKIN_SAMPLES = (9, 151, 50, 280, 205, 425, 199, 117, 346)
+# Clear skin on cheeks, nose, chin and between the brows, for the light on the face.
+SKIN_FIELD = (
+    *(9, 151, 195, 5, 18, 200, 199, 201, 421, 208, 428),
+    *(50, 101, 36, 205, 187, 207, 123, 147, 117, 118, 214, 210, 192),
+    *(280, 330, 266, 425, 411, 427, 352, 376, 346, 347, 434, 430, 416),
+)
+
+# Lines along which skin creases, the right half of the face and the left one. The nasolabial fold runs from the wing of
+# the nose past the corner of the mouth, the other two around the eye from its outer to its inner end.
+FOLDS = ((129, 206, 216, 212), (358, 426, 436, 432))
+LID_CREASES = ((247, 30, 29, 27, 28, 56, 190), (467, 260, 259, 257, 258, 286, 414))
+UNDER_EYES = ((31, 228, 229, 230, 231, 232), (261, 448, 449, 450, 451, 452))
+CHEEKS = (50, 205), (280, 425)
 
 
 def _unshared(one: tuple[tuple[int, ...], ...], other: tuple[tuple[int, ...], ...]) -> NDArray[np.intp]:

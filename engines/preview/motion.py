@@ -22,7 +22,10 @@ EXPRESSIONS: Mapping[Emotion, Mapping[str, float]] = MappingProxyType(
     {
         Emotion.NEUTRAL: {},
         Emotion.HAPPY: {"smile": 0.85, "squint": 0.45, "brow_up": 0.12, "wide": 0.05},
-        Emotion.SAD: {"frown": 0.75, "brow_in": 0.85, "blink": 0.22, "pitch": 0.045, "roll": 0.02},
+        Emotion.SAD: {
+            **{"frown": 0.85, "brow_in": 0.70, "blink": 0.20, "upper_lip": -0.25, "press": 0.15},
+            **{"pitch": 0.045, "roll": 0.02},
+        },
         Emotion.ANGRY: {
             **{"brow_down": 0.95, "squint": 0.35, "frown": 0.35, "press": 0.30, "lid_raise": 0.25, "nose": 0.25},
             "pitch": 0.03,
@@ -33,23 +36,25 @@ EXPRESSIONS: Mapping[Emotion, Mapping[str, float]] = MappingProxyType(
             **{"brow_up": 0.5, "brow_in": 0.75, "lid_raise": 0.95, "stretch": 0.55, "jaw": 0.10, "lip": 0.10},
         },
         Emotion.CONTEMPT: {
-            **{"smirk": 0.85, "brow_one": 0.35, "blink": 0.16, "squint": 0.2, "pitch": -0.03, "roll": 0.03},
+            **{"smirk": 1.0, "brow_one": 0.45, "blink": 0.18, "squint": 0.2, "upper_lip": -0.15, "press": 0.2},
+            **{"pitch": -0.03, "roll": 0.03},
         },
     }
 )
 """The pose an emotion holds at default scales."""
 
-MOUTH_FACTOR = MappingProxyType({Emotion.SAD: 0.8, Emotion.ANGRY: 1.1, Emotion.DISGUSTED: 0.9})
+MOUTH_FACTOR = MappingProxyType({Emotion.SAD: 0.75, Emotion.ANGRY: 1.1, Emotion.DISGUSTED: 0.9, Emotion.CONTEMPT: 0.85})
 """How far the mouth moves in speech under an emotion; 1 where none is given."""
 
 HEAD_SPEED = MappingProxyType({Emotion.SAD: 0.6, Emotion.FEAR: 1.4})
 """How quickly the head moves under an emotion; 1 where none is given."""
 
 UNSMILE = MappingProxyType(
-    {Emotion.SAD: 1.0, Emotion.ANGRY: 1.0, Emotion.DISGUSTED: 1.0, Emotion.FEAR: 1.0, Emotion.CONTEMPT: 0.75}
+    {Emotion.SAD: 0.95, Emotion.ANGRY: 0.85, Emotion.DISGUSTED: 0.75, Emotion.FEAR: 0.75, Emotion.CONTEMPT: 1.0}
 )
 """How much of a smile in the portrait these emotions take back; without it a smiling face cannot look sad."""
 
+SMILE_THERE = 0.4  # share of a smile that a broad smile in the portrait makes up for
 MAX_GAIN = 1.4  # expressions beyond this would fold the skin
 BLINK_CLOSE, BLINK_HOLD, BLINK_OPEN = 0.09, 0.04, 0.16  # seconds
 
@@ -80,12 +85,13 @@ def mouth_gain(params: SynthesisParams) -> float:
 
 
 def _express(poses: dict[str, Track], emotion: Emotion, shape: FaceShape, gain: Track, close: Track) -> None:
+    smile = shape.smile_share
     for name, weight in EXPRESSIONS[emotion].items():
         # Lips meet for M, B and P under every emotion.
         yielding = {"jaw": 0.9, "lip": 0.9, "upper_lip": 0.7}.get(name, 0.0)
-        poses[name] += weight * gain * (1 - yielding * close)
-    smile = np.clip((shape.smile - 0.015) / 0.085, 0, 1)
-    poses["frown"] += UNSMILE.get(emotion, 0.0) * smile * np.minimum(gain, 1)
+        there = SMILE_THERE * smile if name == "smile" else 0.0
+        poses[name] += weight * gain * (1 - yielding * close) * (1 - there)
+    poses["smile"] -= UNSMILE.get(emotion, 0.0) * smile * np.minimum(gain, 1)
 
 
 def _speak(poses: dict[str, Track], mouth: MouthTracks, shape: FaceShape, params: SynthesisParams, time: Track) -> None:

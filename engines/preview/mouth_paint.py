@@ -5,39 +5,44 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from engines.base import Image
-from engines.preview import landmarks as lm
+from engines.preview.light import LUMA, Light
 from engines.preview.shape import FaceShape
+from engines.preview.teeth import LOWER, UPPER, Plane, Teeth
 
-Plane = NDArray[np.float32]
-"""One value per pixel, (height, width)."""
+THROAT, CHEEK, TONGUE = (46, 18, 18), (92, 42, 40), (158, 80, 78)  # RGB under good light
+GUM, TEETH = (182, 104, 100), (234, 225, 210)
+GOOD_LIGHT = 168.0  # brightness of skin under which they look like that
+TEETH_LEVEL = (0.68, 0.92)  # teeth are at least and at most as bright as these shares of the face's highlights
 
-THROAT, TONGUE, TEETH = (52, 20, 20), (150, 70, 68), (236, 226, 212)  # RGB under good light
-USUAL_SKIN = (205, 165, 143)  # whose tint counts as white light
-LUMA = np.array([0.299, 0.587, 0.114])
-FULL_COLOUR = 24  # between the strongest and the weakest channel of skin in a colour photograph, at the least
-
-# Lengths in face units, widths in half mouth widths.
-UPPER_TEETH_RISE, UPPER_TEETH_HEIGHT, UPPER_TEETH_WIDTH = 0.035, 0.115, 0.80
-LOWER_TEETH_RISE, LOWER_TEETH_HEIGHT, LOWER_TEETH_WIDTH = 0.055, 0.085, 0.82
-LOWER_TEETH_LIGHT = 0.72  # they lie in the shadow of the upper ones
+# Lengths in face units.
+UPPER_EDGE = 0.050  # where the upper incisors end, below the line of the closed lips
+LOWER_EDGE = 0.036  # and how far the lower ones stand out above the lower lip
+LOWER_TEETH_LIGHT = 0.78  # they lie in the shadow of the upper ones
 LOWER_TEETH_GAP = (0.10, 0.26)  # they come out of the dark as the lips part this far
-TONGUE_WIDTH, TONGUE_HEIGHT = 0.62, 0.095
-SHADE_DEPTH = 0.04
-TOOTH_STEP = 0.235  # of the arch of teeth, in radians per tooth
-SOFT = 0.010  # edges of the things inside the mouth
+NARROWED = 0.25  # share of the width of the rows that rounded lips hide
+TONGUE_WIDTH, TONGUE_HEIGHT = 0.68, 0.17  # half mouth widths, face units
+LIP_SHADE, LIP_SHADE_DEPTH = 0.55, 0.06  # how bright it is right under the upper lip, and how deep that shadow reaches
+SLIT_SHADE, SLIT = 0.72, 0.10  # lips that are hardly apart let little light in
+SOFT = 0.008  # edges of the things inside the mouth; never less than a pixel
 
 
 class MouthInterior:
     """Draws the inside of one face's mouth."""
 
-    def __init__(self, shape: FaceShape, picture: Image) -> None:
-        """Measure the light on the skin; `picture` is what the shape was measured in."""
+    def __init__(self, shape: FaceShape, light: Light) -> None:
+        """Measure the teeth out, and see them in the light that is on the face."""
         self._half = shape.mouth_half_width
-        skin = _skin(shape, picture)
-        self._light = _light_on(skin)
-        self._saturation = min(1.0, float(np.ptp(skin)) / FULL_COLOUR)  # a black and white portrait stays one
-        self._own_teeth = shape.mouth_open
+        self._soft = max(SOFT, 1 / shape.unit)
+        self._upper = None if shape.mouth_open else Teeth(UPPER, self._half, 1 / shape.unit)
+        self._lower = Teeth(LOWER, self._half, 1 / shape.unit)
+        # Teeth have the same colour on every face: skin says how bright the light is, highlights what it may look like.
+        least, most = (share * light.highlight / float(np.array(TEETH) @ LUMA) for share in TEETH_LEVEL)
+        self._level, self._most = float(np.clip(light.level / GOOD_LIGHT, least, most)), most
+        self._slope = np.float32(light.across), np.float32(light.down)
+        tint = light.tint / (light.tint @ LUMA)
+        grey = np.outer(np.ones(3), LUMA)
+        to_light = grey + light.saturation * (np.diag(tint) - grey)  # a black and white portrait stays one
+        self._to_light = np.asarray(to_light.T, np.float32)
 
     def draw(
         self, u: Plane, v: Plane, *, upper: Plane, lower: Plane, skull_u: Plane, skull_v: Plane, rounding: float
@@ -45,68 +50,44 @@ class MouthInterior:
         """Colours (height, width, 3) for pixels at `u`, `v` between lip edges at `upper` and `lower` (face units).
 
         `skull_u` and `skull_v` are where the pixels lie on the head at rest: the upper teeth are fixed to it.
-        `rounding` 0..1 narrows the row of teeth.
+        `rounding` 0..1 narrows the rows of teeth.
         """
-        colour = np.empty((*u.shape, 3), np.float32)
-        colour[:] = THROAT
-        tongue = np.hypot(u / (TONGUE_WIDTH * self._half), (v - lower) / TONGUE_HEIGHT)
-        _lay(colour, TONGUE, 0.75 * _ramp(1.0, 0.6, tongue))
+        sides = _ramp(0.45 * self._half, self._half, np.abs(u))[..., None]
+        colour = np.array(THROAT, np.float32) + sides * np.subtract(CHEEK, THROAT).astype(np.float32)
+        gap = lower - upper
+        spread = np.float32(1 / (1 - NARROWED * rounding))
 
-        across = u / (LOWER_TEETH_WIDTH * self._half * (1 - 0.25 * rounding))
-        top = lower - LOWER_TEETH_RISE + 0.03 * across**2
-        seen = 0.75 * _ramp(*LOWER_TEETH_GAP, lower - upper)
-        self._teeth(colour, across, v - top, height=LOWER_TEETH_HEIGHT, light=LOWER_TEETH_LIGHT, alpha=seen)
+        across, up = u / np.float32(TONGUE_WIDTH * self._half), (v - lower) / np.float32(TONGUE_HEIGHT)
+        tongue = np.sqrt(across**2 + up**2)
+        rounded = (0.55 + 0.45 * _ramp(-1.0, -0.3, up))[..., None] * np.array(TONGUE, np.float32)
+        _lay(colour, rounded, 0.90 * _ramp(1.0, 0.70, tongue))
 
-        if not self._own_teeth:
-            across = skull_u / (UPPER_TEETH_WIDTH * self._half * (1 - 0.25 * rounding))
-            height = UPPER_TEETH_HEIGHT * (1 - 0.22 * np.minimum(across**2, 1.5))
-            self._teeth(colour, across, skull_v + UPPER_TEETH_RISE, height=height, light=1.0, alpha=0.95)
-        shade = 0.62 + 0.38 * _ramp(0, SHADE_DEPTH, v - upper)
-        lit = colour * shade[..., None] * self._light
-        grey = (lit @ LUMA)[..., None]
-        return np.asarray(np.clip(grey + self._saturation * (lit - grey), 0, 255), np.float32)
+        seen = _ramp(*LOWER_TEETH_GAP, gap)
+        self._row(colour, self._lower, u * spread, (lower - v) - LOWER_EDGE, light=LOWER_TEETH_LIGHT, alpha=0.85 * seen)
+        if self._upper is not None:
+            self._row(colour, self._upper, skull_u * spread, skull_v - UPPER_EDGE, light=1.0, alpha=1.0)
 
-    def _teeth(
-        self,
-        colour: NDArray[np.float32],
-        across: Plane,
-        depth: Plane,
-        *,
-        height: Plane | float,
-        light: float,
-        alpha: Plane | float,
+        shade = LIP_SHADE + (1 - LIP_SHADE) * _ramp(0, LIP_SHADE_DEPTH, v - upper)
+        shade *= SLIT_SHADE + (1 - SLIT_SHADE) * _ramp(0, SLIT, gap)
+        light = self._level * np.exp(self._slope[0] * u + self._slope[1] * v)
+        colour *= (shade * np.minimum(light, self._most))[..., None]
+        return np.asarray(np.clip(colour @ self._to_light, 0, 255), np.float32)
+
+    def _row(
+        self, colour: NDArray[np.float32], teeth: Teeth, u: Plane, depth: Plane, *, light: float, alpha: Plane | float
     ) -> None:
-        """A row of teeth: `across` -1..1 along it, `depth` below its upper edge."""
-        angle = np.arcsin(np.clip(across * 0.92, -1, 1))
-        gap = np.abs(np.mod(angle / TOOTH_STEP + 0.5, 1) - 0.5)  # 0 between the teeth, first at the middle line
-        tone = light * (1 - 0.6 * np.minimum(np.abs(across), 1) ** 1.8)
-        tone *= 1 - 0.09 * _ramp(0.12, 0.0, gap)
-        edge = height - 0.010 * _ramp(0.20, 0.0, gap)  # rounded corners
-        inside = _ramp(0, SOFT, depth) * _ramp(edge, edge - SOFT, depth) * _ramp(1.0, 0.88, np.abs(across))
-        _lay(colour, tone[..., None] * np.array(TEETH, np.float32), alpha * inside)
+        """A row of teeth and its gum; `depth` grows from the gum to the biting edge, where it is 0."""
+        edge, neck, tone = teeth.at(u)
+        soft = self._soft
+        tooth = _ramp(0, 2 * soft, depth - neck)
+        paint = np.array(GUM, np.float32) + tooth[..., None] * np.subtract(TEETH, GUM).astype(np.float32)
+        inside = np.clip((edge - depth) / np.float32(soft) + np.float32(0.5), 0, 1) * np.minimum(tone * 4, 1)
+        _lay(colour, paint * (np.float32(light) * tone)[..., None], alpha * inside)
 
 
 def _lay(colour: NDArray[np.float32], paint: ArrayLike, alpha: Plane) -> None:
     colour += alpha[..., None] * np.subtract(paint, colour)
 
 
-def _ramp(low: ArrayLike, high: ArrayLike, x: ArrayLike) -> Plane:
-    return np.asarray(np.clip(np.subtract(x, low) / np.subtract(high, low), 0, 1), np.float32)
-
-
-def _skin(shape: FaceShape, picture: Image) -> NDArray[np.float64]:
-    """The colour (3,) of the skin."""
-    height, width = picture.shape[:2]
-    places = shape.to_pixels(shape.points[list(lm.SKIN_SAMPLES)]).round().astype(int)
-    inside = ((places >= 0) & (places < (width, height))).all(axis=1)
-    if not inside.any():
-        return np.array(USUAL_SKIN, np.float64)
-    return np.asarray(np.median(picture[places[inside, 1], places[inside, 0]].astype(np.float64), axis=0))
-
-
-def _light_on(skin: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The light on the face as factors (3,) for colours under good light: how bright, 0.5..1, and of what tint."""
-    usual = np.array(USUAL_SKIN, np.float64)
-    tint = (np.maximum(skin, 1) / max(skin @ LUMA, 1)) / (usual / (usual @ LUMA))
-    factors = np.clip(skin @ LUMA / 160, 0.5, 1.0) * np.clip(tint**0.6, 0.75, 1.25)
-    return np.asarray(factors, np.float32)
+def _ramp(low: float, high: float, x: Plane) -> Plane:
+    return np.asarray(np.clip((x - np.float32(low)) * np.float32(1 / (high - low)), 0, 1), np.float32)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from engines.base import Image
 from engines.preview import landmarks as lm
+from engines.preview import light
 from engines.preview.badge import Badge
 from engines.preview.bases import FACE_BASES
 from engines.preview.frame import Still
@@ -19,12 +20,14 @@ from engines.preview.mouth_paint import MouthInterior
 from engines.preview.patch import Patch, Plane, Table
 from engines.preview.rig import Rig
 from engines.preview.sampling import look
+from engines.preview.shading import Shading
 from engines.preview.shape import Points
 
 EYE_MARGIN, MOUTH_MARGIN = 0.16, 0.40  # face units around lids and lips
 LIP_FEATHER = 0.007  # face units
 MIN_GAP_PIXELS = 0.4  # lips closer than this are closed
 OWN_SHADE = 0.35  # brightness of the portrait's own teeth behind lips that almost meet
+OWN_RISE = 0.06  # face units by which those teeth are drawn out upwards under a lip that rises
 LINE_PIXELS = 1.5  # width over which one layer becomes another
 ROUND = FACE_BASES.index("round")
 
@@ -35,7 +38,9 @@ class Renderer:
     def __init__(self, still: Still, rig: Rig) -> None:
         """Prepare what all frames share."""
         self._still, self._rig, self._shape = still, rig, rig.shape
-        self._source = np.ascontiguousarray(still.window.of(still.picture))
+        self._source = self._shaded = np.ascontiguousarray(still.window.of(still.picture))
+        shine = light.measure(rig.shape, self._source)
+        self._shading = Shading(rig.shape, self._source, shine)
         self._badge = Badge(still.picture.shape[1], still.picture.shape[0])
         shape, side = rig.shape, rig.lattice.side
         self._pixel = 1 / shape.unit
@@ -47,7 +52,7 @@ class Renderer:
         self._mouth = Patch.around(shape, lips, MOUTH_MARGIN, side)
         self._own_lips = [self._mouth.table(shape.points[list(ring)]) for ring in (lm.UPPER_INNER, lm.LOWER_INNER)]
         self._near = rig.lattice.around([patch.area for patch in (*self._eyes, self._mouth)])
-        self._interior = MouthInterior(shape, self._source)
+        self._interior = MouthInterior(shape, shine)
 
     def frame(self, weights: NDArray[np.float32]) -> Image:
         """The frame (height, width, 3) of a pose, one weight per basis; of the zero pose, the portrait itself."""
@@ -59,6 +64,7 @@ class Renderer:
 
     def _pose(self, weights: NDArray[np.float32], picture: Image) -> None:
         """Draw the window under a pose that is not zero, in place."""
+        self._shaded = self._shading.apply(weights)
         moved = self._rig.displace(weights)
         back = invert(moved.upper)
         lower_back, skull_back = self._beside(moved.lower, back), self._beside(moved.skull, back)
@@ -91,11 +97,7 @@ class Renderer:
         """Draw the upper layer over the whole window, in place."""
         side, step = self._rig.lattice.side, self._rig.lattice.step
         sources = cv2.resize(cv2.scaleAdd(back, step, self._places), (side, side))
-        look(self._source, np.asarray(sources[self._inner], np.float32), picture[self._inner])
-
-    def _fetch(self, patch: Patch, back: Field) -> Image:
-        """The portrait's pixels that come to lie in a patch."""
-        return look(self._source, patch.sources(back, self._rig.lattice.step))
+        look(self._shaded, np.asarray(sources[self._inner], np.float32), picture[self._inner])
 
     def _moved(self, line: tuple[int, ...], field: Field) -> Points:
         """Where a line of landmarks lies under a field, in face units."""
@@ -105,7 +107,8 @@ class Renderer:
     def _part(self, picture: Image, patch: Patch, line: Table, lower_back: Field) -> None:
         """Replace what lies below a line by the lower layer, in place."""
         below = _edge(patch.v - patch.look_up([line])[..., 0], LINE_PIXELS * self._pixel)
-        picture[patch.area] = _blend(self._fetch(patch, lower_back), picture[patch.area], below)
+        skin = look(self._shaded, patch.sources(lower_back, self._rig.lattice.step))
+        picture[patch.area] = _blend(skin, picture[patch.area], below)
 
     def _show_eyeball(self, picture: Image, patch: Patch, lids: Plane, corners: Points, eyes_back: Field) -> None:
         """Draw the eyeball between the lids and between the u of the corners of the eye, in place."""
@@ -114,7 +117,8 @@ class Renderer:
         inside = _edge(patch.v - lid, width) * _edge(rim - patch.v, width)
         inside *= np.clip((rim - lid) / (2 * self._pixel), 0, 1)
         inside *= _edge(patch.u - corners[0], width) * _edge(corners[1] - patch.u, width)
-        picture[patch.area] = _blend(self._fetch(patch, eyes_back), picture[patch.area], inside)
+        eyeball = look(self._source, patch.sources(eyes_back, self._rig.lattice.step))
+        picture[patch.area] = _blend(eyeball, picture[patch.area], inside)
 
     def _show_mouth(self, picture: Image, patch: Patch, lips: Plane, skull_back: Field, rounding: float) -> None:
         """Draw the inside of the mouth where the lips are apart, in place."""
@@ -129,20 +133,27 @@ class Renderer:
             patch.u, patch.v, upper=upper, lower=lower, skull_u=skull_u, skull_v=skull_v, rounding=rounding
         )
         if self._shape.mouth_open:
-            inside, opening = self._own_mouth(patch, skull_u, skull_v, feather)
+            inside, opening, hidden = self._own_mouth(patch, skull_u, skull_v, feather)
+            down = (self._shape.axes[1] * self._shape.unit).astype(np.float32)
+            own = look(self._source, sources + hidden[..., None] * down)
             # Lips that are nearly shut keep the light out.
             light = OWN_SHADE + (1 - OWN_SHADE) * np.clip((lower - upper) / opening, 0, 1)
-            drawn += inside[..., None] * (light[..., None] * look(self._source, sources) - drawn)
+            drawn += inside[..., None] * (light[..., None] * own - drawn)
         below = picture[patch.area].astype(np.float32)
         picture[patch.area] = (below + alpha[..., None] * (drawn - below) + 0.5).astype(np.uint8)
 
-    def _own_mouth(self, patch: Patch, u: Plane, v: Plane, feather: float) -> tuple[Plane, Plane]:
-        """1 where places of the head lie between the portrait's own open lips, and a third of the gap of those."""
+    def _own_mouth(self, patch: Patch, u: Plane, v: Plane, feather: float) -> tuple[Plane, Plane, Plane]:
+        """The portrait's own open mouth at places of the head.
+
+        1 where they lie between its lips or a little above; a third of the gap there; and how far above they lie: a
+        lip that rises shows more of the teeth than the portrait has.
+        """
         points = self._shape.points
         lines = patch.look_up(self._own_lips, u)
-        inside = np.clip(1 + (v - lines[..., 0]) / feather, 0, 1) * np.clip(1 + (lines[..., 1] - v) / feather, 0, 1)
+        upper, lower = lines[..., 0], lines[..., 1]
+        inside = np.clip(1 + (v - upper + OWN_RISE) / feather, 0, 1) * np.clip(1 + (lower - v) / feather, 0, 1)
         inside *= (u > points[78, 0]) & (u < points[308, 0])
-        return inside, np.maximum((lines[..., 1] - lines[..., 0]) / 3, 1e-3)
+        return inside, np.maximum((lower - upper) / 3, 1e-3), np.clip(upper - v, 0, OWN_RISE)
 
 
 def _edge(distance: NDArray[Any], width: float) -> Plane:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from engines.base import Image
 from engines.preview import landmarks as lm
-from engines.preview.face import Landmarks
+from engines.preview.landmarks import Landmarks
 from engines.preview.sampling import look
 
 Points = NDArray[np.float64]
@@ -85,6 +85,11 @@ class FaceShape:
         """How much higher the corners of the mouth lie than its middle; a broad smile has 0.1."""
         corners = self.points[[78, 308], 1].mean()
         return float(self.points[[13, 14], 1].mean() - corners)
+
+    @property
+    def smile_share(self) -> float:
+        """`smile` from 0, none, to 1, a broad one."""
+        return min(max((self.smile - 0.015) / 0.085, 0.0), 1.0)
 
 
 def measure(landmarks: Landmarks, picture: Image) -> FaceShape:
