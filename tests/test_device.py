@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pynvml
 import pytest
 
 from api.device import DeviceMonitor
+from tests.scripted_engine import ScriptedEngine
+from tests.server import make_settings, running
 
 
 @pytest.fixture
@@ -29,6 +32,15 @@ def test_the_device_is_the_one_of_the_settings(device_id: int, name: str | None)
     device = DeviceMonitor(device_id).read()
     assert (device and device.name) == name
     assert device is None or (device.memory_total_bytes, device.memory_used_bytes) == (8 << 30, device_id)
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize(("device_id", "name"), [(0, "GPU 0"), (1, "GPU 1"), (-1, None)])
+def test_health_reports_it(tmp_path: Path, device_id: int, name: str | None) -> None:
+    with running(make_settings(tmp_path, gpu={"device_id": device_id}), ScriptedEngine()) as run:
+        health = run.client.get("/api/health").json()
+    assert health["gpu_available"] == (name is not None)
+    assert (health["device"] and health["device"]["name"]) == name
 
 
 @pytest.mark.usefixtures("two_gpus")

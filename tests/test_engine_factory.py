@@ -72,14 +72,20 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine(tmp_path, monkeypatch)
 
 
+@pytest.mark.parametrize(
+    ("device_id", "dtype", "low_vram", "interpolate"), [(1, "bf16", "on", False), (0, "fp32", "off", True)]
+)
 @pytest.mark.parametrize("engine", ["auto", "dice_talk"])
-def test_with_checkpoints_and_a_gpu_it_is_dice_talk_as_the_settings_want_it(machine: Machine, engine: str) -> None:
+def test_with_checkpoints_and_a_gpu_it_is_dice_talk_as_the_settings_want_it(
+    machine: Machine, engine: str, device_id: int, dtype: str, low_vram: str, interpolate: bool
+) -> None:
     machine.gpus(2)
-    choice = machine.choose(engine, device_id=1, dtype="bf16", low_vram="on", enable_interpolate_frame=False)
+    options = {"device_id": device_id, "dtype": dtype, "low_vram": low_vram}
+    choice = machine.choose(engine, **options, enable_interpolate_frame=interpolate)
     assert isinstance(choice.engine, StandIn)
     assert choice.reason is None
     assert choice.engine.checkpoint_dir == machine.directory / "checkpoints"
-    assert choice.engine.options == {"device_id": 1, "dtype": "bf16", "low_vram": "on", "interpolate": False}
+    assert choice.engine.options == {**options, "interpolate": interpolate}
 
 
 def test_preview_needs_neither_checkpoints_nor_packages(machine: Machine) -> None:
