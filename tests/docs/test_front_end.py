@@ -1,0 +1,87 @@
+"""The web page of the guide works in a browser: it uploads, polls, shows progress and plays the video."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from api.models import StartForm
+from engines.base import Emotion
+from tests.browser import open_page
+from tests.docs.conftest import Service
+from tests.docs.documents import ALL_BLOCKS
+from tests.http.test_process import EXAMPLES
+from tests.scripted_engine import ScriptedEngine
+from tests.server import make_settings, running
+
+(PAGE,) = [block for block in ALL_BLOCKS if block.kind == "html"]
+SPEECH = EXAMPLES / "speech_zh.mp3"
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves files and says nothing."""
+
+    def log_message(self, *arguments: Any) -> None:
+        """Not to the terminal."""
+
+
+@contextmanager
+def served(directory: Path, service: str) -> Iterator[str]:
+    """The address of the page, on another origin than the service's."""
+    (directory / "page.html").write_text(PAGE.code.replace("http://localhost:8000", service))
+    site = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(directory)))
+    thread = Thread(target=site.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{site.server_address[1]}/page.html"
+    finally:
+        site.shutdown()
+        thread.join()
+        site.server_close()
+
+
+def test_the_page_plays_the_video_and_shows_what_is_wrong(service: Service, tmp_path: Path) -> None:
+    with served(tmp_path, service.url) as address, open_page() as page:
+        page.goto(address)
+        page.set_input_files("[name=image]", EXAMPLES / "portrait.jpg")
+        page.set_input_files("[name=audio]", SPEECH)
+        page.select_option("[name=emotion]", "surprised")
+        page.fill("[name=duration]", "1")
+        page.click("button")
+        page.wait_for_function("video.readyState >= 1 && !button.disabled")
+        seen = page.evaluate("[video.hidden, video.videoWidth, video.videoHeight, video.duration, progress.value]")
+        assert (seen[0], seen[1], seen[4]) == (False, 512, 1)
+        assert abs(seen[3] - 1) < 0.1
+        assert page.inner_text("#message").startswith("完成")
+
+        page.set_input_files("[name=image]", SPEECH)  # no picture
+        page.click("button")
+        page.wait_for_function("message.textContent.includes('JPEG')")
+        assert page.inner_text("#message") == "The image is neither a JPEG nor a PNG file."
+        assert page.evaluate("video.hidden && !button.disabled")
+
+
+def test_the_page_of_another_origin_is_kept_out(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path / "service", security={"cors_origins": ["https://www.example.com"]})
+    with running(settings, ScriptedEngine()) as run, served(tmp_path, run.url) as address, open_page() as page:
+        page.goto(address)
+        page.set_input_files("[name=image]", EXAMPLES / "portrait.jpg")
+        page.set_input_files("[name=audio]", SPEECH)
+        page.click("button")
+        page.wait_for_function("message.textContent === '无法连接服务'")
+
+
+def test_the_form_offers_fields_and_emotions_of_the_service() -> None:
+    fields = set(re.findall(r'name="(\w+)"', PAGE.code))
+    assert fields <= {"image", "audio", *StartForm.model_fields}
+    assert {"image", "audio", "emotion"} <= fields
+    assert sorted(re.findall(r'<option value="(\w+)">', PAGE.code)) == sorted(Emotion)
+    (seconds,) = re.findall(r'name="duration" min="([\d.]+)" max="([\d.]+)"', PAGE.code)
+    (range_,) = [kind for kind in StartForm.model_json_schema()["properties"]["duration"]["anyOf"] if "minimum" in kind]
+    assert tuple(map(float, seconds)) == (range_["minimum"], range_["maximum"])
