@@ -23,7 +23,7 @@ EXPRESSIONS: Mapping[Emotion, Mapping[str, float]] = MappingProxyType(
         Emotion.NEUTRAL: {},
         Emotion.HAPPY: {"smile": 0.85, "squint": 0.45, "brow_up": 0.12, "wide": 0.05},
         Emotion.SAD: {
-            **{"frown": 0.85, "brow_in": 0.70, "blink": 0.20, "upper_lip": -0.25, "press": 0.15},
+            **{"frown": 0.85, "brow_in": 0.70, "blink": 0.20, "upper_lip": -0.40, "press": 0.15},
             **{"pitch": 0.045, "roll": 0.02},
         },
         Emotion.ANGRY: {
@@ -36,14 +36,14 @@ EXPRESSIONS: Mapping[Emotion, Mapping[str, float]] = MappingProxyType(
             **{"brow_up": 0.5, "brow_in": 0.75, "lid_raise": 0.95, "stretch": 0.55, "jaw": 0.10, "lip": 0.10},
         },
         Emotion.CONTEMPT: {
-            **{"smirk": 1.0, "brow_one": 0.45, "blink": 0.18, "squint": 0.2, "upper_lip": -0.15, "press": 0.2},
-            **{"pitch": -0.03, "roll": 0.03},
+            **{"smirk": 1.1, "frown": 0.2, "brow_one": 0.45, "blink": 0.18, "squint": 0.2, "upper_lip": -0.30},
+            **{"press": 0.2, "pitch": -0.03, "roll": 0.03},
         },
     }
 )
 """The pose an emotion holds at default scales."""
 
-MOUTH_FACTOR = MappingProxyType({Emotion.SAD: 0.75, Emotion.ANGRY: 1.1, Emotion.DISGUSTED: 0.9, Emotion.CONTEMPT: 0.85})
+MOUTH_FACTOR = MappingProxyType({Emotion.SAD: 0.75, Emotion.ANGRY: 1.1, Emotion.DISGUSTED: 0.9, Emotion.CONTEMPT: 0.75})
 """How far the mouth moves in speech under an emotion; 1 where none is given."""
 
 HEAD_SPEED = MappingProxyType({Emotion.SAD: 0.6, Emotion.FEAR: 1.4})

@@ -27,6 +27,7 @@ SHADOW_TINT = (0.75, 1.05, 1.22)  # of a gain per channel: in its creases skin i
 OWN_FOLD = 0.75  # share of the drawn fold that a broad smile in the portrait makes up for
 OWN_FOLD_SIZES, OWN_FOLD_RANGE = (0.014, 0.10), (-0.38, 0.26)  # face units; logarithm of brightness
 DEEPEN, FLATTEN = 0.45, 0.85  # shares of the portrait's own folds that a smile adds, and that its going takes away
+LID_LIGHT, LID_SHADOW = 0.7, 0.5  # share of a lid's shadow that goes as it closes; the deepest that counts
 SKIN_TOLERANCE = (0.55, 0.80)  # relative difference of brightness and colour at which a place is no longer skin
 
 Weigh = Callable[[Mapping[str, float]], float]
@@ -65,12 +66,14 @@ class Shading:
         grid = Grid.over(shape, *self._area, max(1.0, GRID_STEP * shape.unit))
         size = grid.u.shape[::-1]
         part = np.asarray(cv2.resize(picture[self._area], size, interpolation=cv2.INTER_AREA), np.uint8)
-        mask = _skin_mask(shape, grid, part, light)
+        expected = np.asarray(light.level * np.exp(light.across * grid.u + light.down * grid.v), np.float32)
+        mask = _skin_mask(shape, grid, part, light, expected)
         own = shape.smile_share
         self._fields = {name: np.asarray(field * mask, np.float32) for name, field in _fields(shape, grid, own).items()}
         for side, detail in _own_folds(shape, grid, part).items():
             self._fields[f"fold_{side}"] += DEEPEN * detail * mask
             self._fields[f"flat_{side}"] -= FLATTEN * own * detail * mask
+        self._fields["lids"] += _lids_in_the_light(shape, grid, part, expected)
         tint = 1 + light.saturation * (np.array(SHADOW_TINT) - 1)
         self._to_gain = np.stack([tint, np.ones(3)], axis=1)
         self._skin = np.ascontiguousarray(picture[self._area])
@@ -191,11 +194,22 @@ def _own_folds(shape: FaceShape, grid: Grid, part: Image) -> dict[str, Pattern]:
     return found
 
 
-def _skin_mask(shape: FaceShape, grid: Grid, part: Image, light: Light) -> Pattern:
+def _lids_in_the_light(shape: FaceShape, grid: Grid, part: Image, expected: Pattern) -> Pattern:
+    """How much brighter the upper lids are when they come down out of the shadow of the brow."""
+    luma = cv2.GaussianBlur(part, (0, 0), 0.012 / grid.node).astype(np.float32) @ LUMA.astype(np.float32)
+    shadow = np.clip(np.log(expected / np.maximum(luma, 1)), 0, LID_SHADOW)
+    found = np.zeros_like(grid.u)
+    for (lid, _), fold in zip(lm.EYES, lm.LID_CREASES, strict=True):
+        lash, top = shape.points[list(lid)], shape.points[list(fold)]
+        middle = np.interp(lash[:, 0], *top[top[:, 0].argsort()].T) * 0.5 + lash[:, 1] * 0.5
+        found += LID_LIGHT * shadow * grid.crease(np.stack([lash[:, 0], middle], axis=1), 0.026, (0.25, 0.25))
+    return found
+
+
+def _skin_mask(shape: FaceShape, grid: Grid, part: Image, light: Light, expected: Pattern) -> Pattern:
     """1 on skin, 0 on lips, hair, glasses and whatever else is not as bright and of the colour that skin has there."""
     colour = cv2.GaussianBlur(part.astype(np.float32), (0, 0), 1.5)
     luma = np.maximum(colour @ LUMA.astype(np.float32), 1)
-    expected = light.level * np.exp(light.across * grid.u + light.down * grid.v)
     brightness = np.abs(np.log(luma / np.maximum(expected, 1)))
     skin = light.skin / max(float(light.skin @ LUMA), 1)
     tint = 2.5 * np.abs(colour / luma[..., None] - skin).max(axis=-1)
