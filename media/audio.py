@@ -52,8 +52,8 @@ def probe(path: Path) -> AudioInfo:
             raise InvalidAudioError(
                 f"The recording holds {seconds:.2f} seconds of sound; at least {MIN_SECONDS:g} are needed."
             )
-        declared = source.declared_seconds(seconds)
-        if declared is not None and seconds < 0.98 * declared - 0.2:
+        declared = source.sound.declared_seconds(seconds, rate)
+        if seconds < 0.98 * declared - 0.2:
             raise InvalidAudioError(
                 f"The recording is cut short: it declares {declared:.1f} seconds and holds {seconds:.1f}."
             )
@@ -105,14 +105,6 @@ class _Source:
     stream: av.AudioStream
     sound: Sound
 
-    def declared_seconds(self, decoded: float) -> float | None:
-        """The length the header promises, or None where there is no promise."""
-        if self.sound.format == "wav":
-            return decoded * self.sound.declared_bytes / self.sound.bytes if self.sound.bytes else None
-        if self.stream.duration is None or self.stream.time_base is None or not self.sound.counts_frames:
-            return None  # FFmpeg's guess from the bit rate
-        return float(self.stream.duration * self.stream.time_base)
-
 
 @contextmanager
 def _open(path: Path) -> Iterator[_Source]:
@@ -147,14 +139,18 @@ def _frames(source: _Source) -> Iterator[av.AudioFrame]:
 
 
 def _mono(source: _Source, rate: int) -> Iterator[NDArray[np.float32]]:
-    # Interleaved: PyAV 18.1 reads past the end of planar frames of eight and more channels.
-    resampler = AudioResampler(format="flt", rate=rate)
+    form = resampler = None
     for frame in _frames(source):
+        if resampler is None or form != (frame.sample_rate, frame.layout.name):
+            if resampler is not None:  # the next of several MP3s in one file, or a damaged frame of one
+                yield from map(_average, resampler.resample(None))
+            form = frame.sample_rate, frame.layout.name
+            # Interleaved: PyAV 18.1 reads past the end of planar frames of eight and more channels.
+            resampler = AudioResampler(format="flt", rate=rate)
         frame.pts = None  # a gap or jump in the timestamps must not drop or invent samples
-        for resampled in resampler.resample(frame):
-            yield _average(resampled)
-    for resampled in resampler.resample(None):
-        yield _average(resampled)
+        yield from map(_average, resampler.resample(frame))
+    if resampler is not None:
+        yield from map(_average, resampler.resample(None))
 
 
 def _average(frame: av.AudioFrame) -> NDArray[np.float32]:

@@ -6,6 +6,7 @@ searches for every next one, and half a megabyte of them would keep it busy for 
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import BinaryIO
 
@@ -16,6 +17,9 @@ _UNKNOWN_LENGTH_BYTES = 0x7FFF0000
 _RF64_LENGTH = 0xFFFFFFFF  # the ds64 chunk has it
 _MAX_CHUNKS = 10_000
 _MAX_FORMAT_BYTES = 1024
+_SILENT_FRAMES = 4  # at most, at both ends; players skip them
+_XING_BYTES = 256  # in which it begins
+_XING = re.compile(rb"(?:Xing|Info)...[\x01\x03\x05\x07\x09\x0b\x0d\x0f](....)", re.S)  # its flags say that it counts
 _RIFF_HEADER, _CHUNK_HEADER = 12, 8
 
 
@@ -24,12 +28,17 @@ class Sound:
 
     def __init__(self, file: BinaryIO, kind: str, head: bytes, size: int, declared: int) -> None:
         self.format = kind  # wav or mp3
-        self.bytes = size
-        self.declared_bytes = declared  # of which `bytes` are there
+        self._size, self._declared_size = size, declared
         self._file, self._head, self._start = file, head, file.tell()
         self._position = 0
-        self.counts_frames = kind == "mp3" and _counts_frames(self.read(256))
+        self._declared_samples = _declared_samples(self.read(_XING_BYTES)) if kind == "mp3" else 0
         self.seek(0)
+
+    def declared_seconds(self, decoded: float, rate: int) -> float:
+        """The least that the header promises, where `decoded` seconds at `rate` Hz were found; 0: no promise."""
+        if self.format == "wav":  # in bytes, since the rate of bytes in the header is often wrong
+            return decoded * self._declared_size / self._size if self._size else 0.0
+        return self._declared_samples / rate
 
     def read(self, wanted: int) -> bytes:
         """The next bytes, at most `wanted`; none at the end."""
@@ -38,13 +47,13 @@ class Sound:
             given = self._head[position : position + wanted]
         else:
             self._file.seek(self._start + position - head)
-            given = self._file.read(max(0, min(wanted, head + self.bytes - position)))
+            given = self._file.read(max(0, min(wanted, head + self._size - position)))
         self._position += len(given)
         return given
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """As files do."""
-        base = {0: 0, 1: self._position, 2: len(self._head) + self.bytes}[whence]
+        base = {0: 0, 1: self._position, 2: len(self._head) + self._size}[whence]
         self._position = max(0, base + offset)
         return self._position
 
@@ -73,7 +82,7 @@ def _in_wav(file: BinaryIO, size: int) -> Sound:
     for _ in range(_MAX_CHUNKS):
         file.seek(position)
         header = file.read(_CHUNK_HEADER)
-        if len(header) < _CHUNK_HEADER or (form and data):
+        if len(header) < _CHUNK_HEADER:
             break
         name, length = struct.unpack("<4sI", header)
         start = position + _CHUNK_HEADER
@@ -88,6 +97,8 @@ def _in_wav(file: BinaryIO, size: int) -> Sound:
                 length = size - start
             data = start, length
         position = start + length  # always forward, whatever sizes a hostile file declares
+        if position >= size or (form and data):
+            break
         if position % 2:
             file.seek(position)
             position += file.read(1) == b"\0"  # padding, which some programs forget
@@ -122,6 +133,10 @@ def _is_mp3_frame(head: bytes) -> bool:
     return version != 1 and layer == 1 and bit_rate not in (0, 15) and sample_rate != 3
 
 
-def _counts_frames(first: bytes) -> bool:
-    """Whether the MP3's first frame is a Xing/Info header, which counts the frames."""
-    return b"Xing" in first or b"Info" in first
+def _declared_samples(first: bytes) -> int:
+    """The least that an MP3 has by the count in its first frame, the Xing/Info header; 0 where it has none."""
+    found = _XING.search(first)
+    if found is None:
+        return 0
+    frames = int.from_bytes(found[1], "big") - _SILENT_FRAMES
+    return max(0, frames) * (1152 if first[1] & 0x08 else 576)  # MPEG-1, and those of lower rates

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 
 import av
@@ -35,9 +36,18 @@ def write_wav(
     return path
 
 
-def write_mp3(path: Path, samples: NDArray[np.float64], rate: int, *, layout: str = "mono", xing: bool = True) -> Path:
+def write_mp3(
+    path: Path,
+    samples: NDArray[np.float64],
+    rate: int,
+    *,
+    layout: str = "mono",
+    xing: bool = True,
+    encoder: Mapping[str, str] | None = None,
+) -> Path:
+    """`encoder` has options of FFmpeg's for LAME, such as `b`, the bits per second."""
     with av.open(str(path), "w", format="mp3", options={"write_xing": str(int(xing))}) as container:
-        stream = container.add_stream("libmp3lame", rate=rate, layout=layout)
+        stream = container.add_stream("libmp3lame", rate=rate, layout=layout, options=dict(encoder or {}))
         channels = 1 if layout == "mono" else 2
         for start in range(0, len(samples), 1152):
             block = np.tile(samples[start : start + 1152].astype(np.float32), (channels, 1))

@@ -212,6 +212,26 @@ def test_millions_of_tags_or_chunks_are_refused_at_once(tmp_path: Path) -> None:
             audio.probe(path)
 
 
+def test_several_mp3s_in_one_file(tmp_path: Path) -> None:
+    parts = [
+        write_mp3(tmp_path / "s", tone(1, rate), rate, layout=layout, xing=False).read_bytes()
+        for rate, layout in ((16000, "mono"), (44100, "stereo"), (22050, "mono"))
+    ]
+    path = tmp_path / "all"
+    path.write_bytes(b"".join(parts))
+    seconds = audio.probe(path).seconds
+    assert seconds == pytest.approx(3.2, abs=0.1)  # each has some silence at its ends
+    samples = np.concatenate(list(audio.read_blocks(path, 16000)))
+    assert len(samples) == pytest.approx(seconds * 16000, abs=5)
+    assert np.abs(np.fft.rfft(samples[-12000:-4000])).argmax() == 220  # still 440 Hz, in half a second
+
+
+def test_what_follows_an_mp3_is_no_part_of_its_length(tmp_path: Path) -> None:
+    path = write_mp3(tmp_path / "s", tone(1, 16000), 16000)
+    path.write_bytes(path.read_bytes() + bytes(10_000))
+    assert audio.probe(path).seconds == pytest.approx(1, abs=0.1)
+
+
 def test_titles_in_any_character_set(tmp_path: Path) -> None:
     path = write_wav(tmp_path / "s", tone(1, 16000), 16000)
     path.write_bytes(path.read_bytes() + riff(b"LIST", b"INFO" + riff(b"INAM", "Grüße".encode("latin-1"))))
@@ -249,8 +269,12 @@ def test_a_long_wav_has_its_length_in_a_chunk_of_its_own(tmp_path: Path) -> None
     unknown = b"\xff" * 4
     path.write_bytes(b"RF64" + unknown + b"WAVE" + ds64 + content[12:40] + unknown + content[44:])
     assert audio.probe(path).seconds == pytest.approx(4)
+    too_long = content[12:40] + unknown + content[44:]
     path.write_bytes(path.read_bytes()[:-64000])
     with pytest.raises(InvalidAudioError, match=r"declares 4\.0 seconds and holds 2\.0"):
+        audio.probe(path)
+    path.write_bytes(b"RF64" + unknown + b"WAVE" + riff(b"ds64", b"\xff" * 28) + too_long)
+    with pytest.raises(InvalidAudioError, match="cut short"):
         audio.probe(path)
 
 
