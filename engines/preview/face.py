@@ -16,25 +16,37 @@ from numpy.typing import NDArray
 
 from engines.base import FaceBox, Image, NoFaceError, Portrait, SetupError
 from engines.preview import landmarks as lm
-from engines.preview.detector import OVERLAP, Detection, FaceDetector, overlap, sigmoid
+from engines.preview import suitability
+from engines.preview.detector import OVERLAP, Detection, FaceDetector, overlap
+from engines.preview.landmarks import Landmarks
 from engines.preview.model import FaceNetworks
 
 MESH_SIZE = 256  # side of the mesh network's input
-MIN_FACE_SCORE = 0.5
+MIN_FACE_LOGIT = 0.0
 REGION_MARGIN = 1.5  # side of the mesh's square region, in box sizes
 
-MAX_YAW, WARN_YAW = math.radians(40), math.radians(25)
-MIN_EYE_RATIO = 0.27  # eye distance / face height: frontal faces have 0.34-0.41, a profile 0.22
-MIN_EYE_PIXELS, WARN_EYE_PIXELS = 12, 24
+DIVISORS = (1, 2, 4)  # the whole picture is looked at, then tiles of a half and a quarter of its long side
 MAX_FACES = 12  # of a crowd only the largest are looked at
 
-UNCLEAR = (
+# The mesh's logit of a face that looks at the camera is 12.7-22, small, dark or tilted too; of one that is upside down
+# and was taken for upright below 11, of profiles 3-5.
+CLEAR_LOGIT = 12.0
+
+NO_FACE = "No face was found in the picture. Please use a photograph with one clear, frontal face."
+NEARLY_FACE = (
     "Something like a face is in the picture, but turned too far away, covered or unclear. "
     "Please use a photograph in which the face looks at the camera."
 )
+BLACK = "The picture is nearly black. Please use a photograph taken in better light."
+BLACK_LEVEL = 12  # brightness 0..255 that almost nothing in a black picture exceeds
 
-Landmarks = NDArray[np.float32]
-"""Shape (478, 3): x, y in pixels of the image they were found in, and depth in the same unit, smaller is nearer."""
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """A face the mesh confirmed."""
+
+    points: Landmarks
+    logit: float  # the mesh's own judgement; above 0 it is a face
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,79 +76,86 @@ class FaceFinder:
             raise SetupError(f"OpenCV {cv2.__version__} runs the face model wrongly; install one from 4.14 to below 5.")
 
     def inspect(self, image: Image) -> Portrait:
-        """Choose the face to animate. Raises NoFaceError with a sentence for the owner of the picture."""
-        faces, proposals = self._find(image)
-        if not faces:
-            if proposals:
-                raise NoFaceError(UNCLEAR)
-            raise NoFaceError("No face was found in the picture. Please use a photograph with one clear, frontal face.")
-        points = max(faces, key=_area)
-        warnings = []
-        if len(faces) > 1:
-            warnings.append(f"{len(faces)} faces were found in the picture; the largest one is animated.")
-        yaw, eye_pixels, eye_ratio = _pose(points)
-        if abs(yaw) > MAX_YAW or eye_ratio < MIN_EYE_RATIO:
-            raise NoFaceError(
-                f"The face in the picture is turned away by about {abs(math.degrees(yaw)):.0f} degrees. "
-                "Please use a photograph in which the face looks at the camera."
-            )
-        if eye_pixels < MIN_EYE_PIXELS:
-            raise NoFaceError(
-                f"The face in the picture is too small: its eyes are {eye_pixels:.1f} pixels apart, "
-                f"at least {MIN_EYE_PIXELS} are needed. Please use a closer or larger photograph."
-            )
-        if abs(yaw) > WARN_YAW:
-            warnings.append(
-                f"The face is turned by about {abs(math.degrees(yaw)):.0f} degrees; a frontal one moves more naturally."
-            )
-        if eye_pixels < WARN_EYE_PIXELS:
-            warnings.append(f"The face is small (eyes {eye_pixels:.0f} pixels apart); the video will be blurred.")
-        face = _box_of(points)
-        if self._landmarks(image, face) is None:  # what the job will do must work, or be refused here
-            raise NoFaceError(UNCLEAR)
-        return Portrait(face=face, warnings=tuple(warnings))
+        """Choose the face to animate: the largest usable one. Raises NoFaceError with a sentence for the owner."""
+        faces: list[Face] = []
+        refusals: list[suitability.Refusal] = []  # of faces that came before
+        proposals = 0
+        for divisor in DIVISORS:
+            found, proposed = self._find(image, divisor)
+            proposals += proposed
+            new = [face for face in found if not any(_same_face(face, other) for other in faces)]
+            faces += new
+            for face in sorted(new, key=_area, reverse=True):
+                refusal = self._refusal(image, face, divisor)
+                if refusal is None:
+                    warnings = _several(len(faces), refusals) + suitability.warnings(image, face.points)
+                    return Portrait(_box_of(face.points), tuple(warnings))
+                refusals.append(refusal)
+            if suitability.TURN_UPRIGHT in (refusal.advice for refusal in refusals):
+                break  # so are the smaller faces
+        if refusals:
+            raise NoFaceError(str(refusals[0]))
+        raise NoFaceError(self._why_none(image, proposals))
 
     def landmarks(self, image: Image, face: FaceBox) -> Landmarks:
         """The landmarks of a face that `inspect` returned. Raises NoFaceError when the picture does not show it."""
-        points = self._landmarks(image, face)
-        if points is None:
+        found = self._measured(image, face)
+        if found is None:
             raise NoFaceError("The picture does not show the face that was found in it before.")
-        return points
+        return found.points
 
-    def _landmarks(self, image: Image, face: FaceBox) -> Landmarks | None:
+    def _measured(self, image: Image, face: FaceBox) -> Face | None:
         side = max(face.right - face.left, face.bottom - face.top)
         middle = (face.left + face.right) / 2, (face.top + face.bottom) / 2
         return self._refined(image, Region(*middle, REGION_MARGIN * side, face.roll))
 
-    def _find(self, image: Image) -> tuple[list[Landmarks], int]:
-        """All faces the mesh confirms, and how many boxes BlazeFace proposed. Small faces need tiles."""
-        proposals = 0
-        for divisor in (1, 2, 4):
-            found = self._detector.detect(image, divisor)
-            proposals += len(found)
-            faces: list[Landmarks] = []
-            for detection in sorted(found, key=_box_area, reverse=True)[:MAX_FACES]:
-                points = self._refined(image, _region_of(detection))
-                if points is not None and not any(_same_face(points, other) for other in faces):
-                    faces.append(points)
-            if faces:
-                return faces, proposals
-        return [], proposals
+    def _refusal(self, image: Image, face: Face, divisor: int) -> suitability.Refusal | None:
+        """Why a face cannot be animated; None if it can."""
+        if face.logit < CLEAR_LOGIT and self._shows_clear_face(_upside_down(image), divisor):
+            return suitability.UPSIDE_DOWN
+        refusal = suitability.refusal(image, face.points)
+        if refusal is None and self._measured(image, _box_of(face.points)) is None:
+            return suitability.UNCLEAR  # what the job will do must work, or be refused here
+        return refusal
 
-    def _refined(self, image: Image, region: Region) -> Landmarks | None:
+    def _why_none(self, image: Image, proposals: int) -> str:
+        """What to tell the owner of a picture in which the mesh confirmed no face."""
+        if float(np.percentile(image, 99)) < BLACK_LEVEL:
+            return BLACK
+        if self._shows_clear_face(_upside_down(image), DIVISORS[0]):
+            return str(suitability.UPSIDE_DOWN)
+        return NEARLY_FACE if proposals else NO_FACE
+
+    def _shows_clear_face(self, image: Image, divisor: int) -> bool:
+        faces, _ = self._find(image, divisor)
+        return any(face.logit >= CLEAR_LOGIT for face in faces)
+
+    def _find(self, image: Image, divisor: int) -> tuple[list[Face], int]:
+        """All faces the mesh confirms, and how many boxes BlazeFace proposed. Small faces need tiles."""
+        proposals = self._detector.detect(image, divisor)
+        faces: list[Face] = []
+        for detection in sorted(proposals, key=_box_area, reverse=True)[:MAX_FACES]:
+            face = self._refined(image, _region_of(detection))
+            if face is not None and not any(_same_face(face, other) for other in faces):
+                faces.append(face)
+        return faces, len(proposals)
+
+    def _refined(self, image: Image, region: Region) -> Face | None:
         """Two passes of the mesh, the second on the region of the first; None unless both say it is a face."""
-        points: Landmarks | None = None
+        face: Face | None = None
         for _ in range(2):
             crop, to_image = _cut_out(image, region)
-            logit, raw = self._run_mesh(crop)
-            if sigmoid(logit.reshape(-1))[0] < MIN_FACE_SCORE:
+            score, raw = self._run_mesh(crop)
+            logit = float(score.reshape(-1)[0])
+            if logit < MIN_FACE_LOGIT:
                 return None
             in_crop = raw.reshape(lm.COUNT, 3)
             points = np.empty((lm.COUNT, 3), np.float32)
             points[:, :2] = in_crop[:, :2] @ to_image[:, :2].T + to_image[:, 2]
             points[:, 2] = in_crop[:, 2] * (region.side / MESH_SIZE)
+            face = Face(points, logit)
             region = _region_around(points)
-        return points
+        return face
 
     def _run_mesh(self, crop: Image) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The face logit and the landmarks in pixels of a (256, 256, 3) crop."""
@@ -153,9 +172,24 @@ def _box_area(detection: Detection) -> float:
     return float((right - left) * (bottom - top))
 
 
-def _same_face(one: Landmarks, other: Landmarks) -> bool:
-    boxes = [_box_of(points) for points in (one, other)]
+def _same_face(one: Face, other: Face) -> bool:
+    boxes = [_box_of(face.points) for face in (one, other)]
     return overlap(*((box.left, box.top, box.right, box.bottom) for box in boxes)) > OVERLAP
+
+
+def _upside_down(image: Image) -> Image:
+    return np.ascontiguousarray(image[::-1, ::-1])
+
+
+def _several(count: int, refusals: list[suitability.Refusal]) -> list[str]:
+    """What to say of the other faces in the picture."""
+    if count < 2:
+        return []
+    if refusals:
+        which = f"the largest one {refusals[0].reason}, so another one is animated"
+    else:
+        which = "the largest one is animated"
+    return [f"{count} faces were found in the picture; {which}."]
 
 
 def _region_of(detection: Detection) -> Region:
@@ -166,7 +200,7 @@ def _region_of(detection: Detection) -> Region:
 
 def _region_around(points: Landmarks) -> Region:
     """The square around the face's box in its own axes."""
-    roll = _roll(points)
+    roll = suitability.roll_of(points)
     turn = np.array([[math.cos(roll), math.sin(roll)], [-math.sin(roll), math.cos(roll)]])
     own = points[:, :2] @ turn.T
     low, high = own.min(axis=0), own.max(axis=0)
@@ -211,27 +245,11 @@ def _cut_out(image: Image, region: Region) -> tuple[Image, NDArray[np.float64]]:
     return np.asarray(crop, np.uint8), to_image
 
 
-def _roll(points: Landmarks) -> float:
-    across = points[lm.EYE_OUTER_LEFT, :2] - points[lm.EYE_OUTER_RIGHT, :2]
-    return math.atan2(across[1], across[0])
-
-
 def _box_of(points: Landmarks) -> FaceBox:
     (left, top), (right, bottom) = points[:, :2].min(axis=0), points[:, :2].max(axis=0)
-    return FaceBox(float(left), float(top), float(right), float(bottom), _roll(points))
+    return FaceBox(float(left), float(top), float(right), float(bottom), suitability.roll_of(points))
 
 
-def _area(points: Landmarks) -> float:
-    box = _box_of(points)
+def _area(face: Face) -> float:
+    box = _box_of(face.points)
     return (box.right - box.left) * (box.bottom - box.top)
-
-
-def _pose(points: Landmarks) -> tuple[float, float, float]:
-    """Yaw in radians, distance of the eye centres in pixels, and that distance over the face's height."""
-    ears = points[lm.EAR_LEFT] - points[lm.EAR_RIGHT]
-    yaw = math.atan2(float(ears[2]), float(np.hypot(ears[0], ears[1])))
-    right = (points[lm.EYE_OUTER_RIGHT, :2] + points[lm.EYE_INNER_RIGHT, :2]) / 2
-    left = (points[lm.EYE_OUTER_LEFT, :2] + points[lm.EYE_INNER_LEFT, :2]) / 2
-    eyes = float(np.linalg.norm(left - right))
-    height = float(np.linalg.norm(points[lm.FOREHEAD, :2] - points[lm.CHIN, :2]))
-    return yaw, eyes, eyes / max(height, 1e-6)

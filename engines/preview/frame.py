@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from engines.base import FaceBox, Image, SynthesisParams
 from engines.preview import landmarks as lm
-from engines.preview.face import Landmarks
+from engines.preview.landmarks import Landmarks
 
 WINDOW_FACES = 2.1  # side of the moving window, in face sizes
 WINDOW_RAISE = 0.10  # its centre lies this much of the face's height above the face's
