@@ -168,3 +168,15 @@ def test_a_client_that_waits_for_its_answer_is_not_stalled(tmp_path: Path, wav: 
         wait_for(lambda: time.monotonic() > enough)
         engine.loading.set()
         assert waiting.result(30).status_code == 202
+
+
+def test_a_connection_in_use_stays_open(client: Client) -> None:
+    with connect(client) as connection:
+        enough = time.monotonic() + 2 * IDLE
+        while time.monotonic() < enough:
+            connection.settimeout(20)
+            connection.sendall(b"GET /api/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+            connection.settimeout(IDLE / 4)
+            with pytest.raises(TimeoutError):  # nothing more, and no end: this is the pause
+                connection.recv(1)
