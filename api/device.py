@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from typing import Any
+
 import pynvml
 
 from api.models import Device
 
 
 class DeviceMonitor:
-    """Reports one GPU. Where there is no driver or no such GPU, it reports none."""
+    """Reports the GPU that CUDA numbers `device_id`. Where there is no driver or no such GPU, it reports none."""
 
     def __init__(self, device_id: int) -> None:
         self._handle = None
@@ -16,7 +19,7 @@ class DeviceMonitor:
             return
         try:
             pynvml.nvmlInit()
-            self._handle = pynvml.nvmlDeviceGetHandleByIndex(device_id)
+            self._handle = _handle(device_id)
         except pynvml.NVMLError:
             self._handle = None
 
@@ -34,6 +37,18 @@ class DeviceMonitor:
             memory_total_bytes=memory.total,
             memory_used_bytes=memory.used,
         )
+
+
+def _handle(device_id: int) -> Any:
+    """NVML's own for what CUDA, which sees only the GPUs of CUDA_VISIBLE_DEVICES, counts as `device_id`."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return pynvml.nvmlDeviceGetHandleByIndex(device_id)
+    names = [name.strip() for name in visible.split(",")]
+    if device_id >= len(names):
+        return None
+    name = names[device_id]
+    return pynvml.nvmlDeviceGetHandleByIndex(int(name)) if name.isdecimal() else pynvml.nvmlDeviceGetHandleByUUID(name)
 
 
 def why_no_cuda(device_id: int) -> str | None:

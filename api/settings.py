@@ -244,15 +244,19 @@ def load_settings(config: Path | None = None, overrides: Mapping[str, Mapping[st
             dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
             file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, config or DEFAULT_CONFIG)
+            return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, file, "utf-8")
 
+    file = config or DEFAULT_CONFIG
     try:
+        twice = list(_given_twice(yaml.compose(file.read_text("utf-8")))) if file.is_file() else []
+        if twice:
+            raise SettingsError("\n".join(twice))
         return Sourced(**{section: dict(values) for section, values in (overrides or {}).items()})  # type: ignore[arg-type]
     except ValidationError as error:
         raise SettingsError("\n".join(_sentences(error))) from error
     except SourceError as error:
         raise SettingsError(f'{error}. Lists are written as JSON, such as ["https://example.com"].') from error
-    except (yaml.YAMLError, TypeError, ValueError) as error:
+    except (yaml.YAMLError, OSError, TypeError, ValueError) as error:
         raise SettingsError(f"The settings cannot be read: {error}") from error
 
 
@@ -265,6 +269,18 @@ def _unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:
     for name in environ:
         if name.startswith(ENV_PREFIX) and name not in known and name not in OTHER_VARIABLES:
             yield name
+
+
+def _given_twice(node: yaml.Node | None, path: str = "") -> Iterator[str]:
+    """Of two equal keys, YAML itself drops the first without a word."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    seen: set[str] = set()
+    for key, value in node.value:
+        if key.value in seen:
+            yield f"{path}{key.value}: given twice, again in line {key.start_mark.line + 1}."
+        seen.add(key.value)
+        yield from _given_twice(value, f"{path}{key.value}.")
 
 
 def _sentences(error: ValidationError) -> Iterator[str]:

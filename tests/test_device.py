@@ -20,8 +20,13 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_INVALID_ARGUMENT)
         return index
 
+    def by_uuid(uuid: str) -> int:
+        return handle({"GPU-aaa": 0, "GPU-bbb": 1}.get(uuid, 2))
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", handle)
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", by_uuid)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetName", lambda index: f"GPU {index}")
     monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", lambda index: SimpleNamespace(total=8 << 30, used=index))
 
@@ -32,6 +37,27 @@ def test_the_device_is_the_one_of_the_settings(device_id: int, name: str | None)
     device = DeviceMonitor(device_id).read()
     assert (device and device.name) == name
     assert device is None or (device.memory_total_bytes, device.memory_used_bytes) == (8 << 30, device_id)
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize(
+    ("visible", "device_id", "name"),
+    [
+        ("1", 0, "GPU 1"),
+        ("1, 0", 1, "GPU 0"),
+        ("GPU-bbb,GPU-aaa", 0, "GPU 1"),
+        ("1", 1, None),
+        ("7", 0, None),
+        ("", 0, None),
+        ("-1", 0, None),
+    ],
+)
+def test_it_is_the_one_that_cuda_counts_so(
+    monkeypatch: pytest.MonkeyPatch, visible: str, device_id: int, name: str | None
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    device = DeviceMonitor(device_id).read()
+    assert (device and device.name) == name
 
 
 @pytest.mark.usefixtures("two_gpus")

@@ -204,6 +204,22 @@ def test_a_file_that_is_no_settings_file(tmp_path: Path, content: str) -> None:
         load_settings(file)
 
 
+def test_what_is_given_twice_is_not_half_forgotten(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("server: {port: 1}\ntasks:\n  max_queue: 5\n  max_queue: 6\nserver: {host: h}\n")
+    with pytest.raises(SettingsError) as refused:
+        load_settings(file)
+    assert str(refused.value).splitlines() == [
+        "tasks.max_queue: given twice, again in line 4.",
+        "server: given twice, again in line 5.",
+    ]
+
+
+def test_a_file_that_cannot_be_read() -> None:
+    with pytest.raises(SettingsError, match="cannot be read"):
+        load_settings(Path("/proc/self/mem"))
+
+
 def test_a_section_may_be_empty(tmp_path: Path) -> None:
     file = tmp_path / "own.yaml"
     file.write_text("server:\n  # port: 9000\ntasks: {max_queue: 5}\n")
