@@ -29,7 +29,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _in_head = True
     _head_bytes = 0  # of a head that has not come to its end
     _head_since = _last_byte = 0.0  # on the event loop's clock
-    _alarm: asyncio.TimerHandle | None = None  # between requests there is none: uvicorn has a timeout of its own there
+    _alarm: asyncio.TimerHandle
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
@@ -39,20 +39,17 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended, whoever ended it."""
-        self._silence()
+        self._alarm.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
+        self._last_byte = self.loop.time()
         self._head_bytes += len(data)
         super().data_received(data)
         if self._in_head and self._head_bytes > _HEAD_LIMIT and not self.transport.is_closing():
             limit = f"At most {_HEAD_LIMIT >> 10} kB are read."
             self._refuse(ApiError(431, "headers_too_large", "The request's headers are too large.", limit))
-        if self._receiving and not self.transport.is_closing():
-            self._last_byte = self.loop.time()
-            if self._alarm is None:
-                self._alarm = self.loop.call_later(self.idle_timeout, self._look)
 
     def on_message_begin(self) -> None:
         """The first byte of a request."""
@@ -69,7 +66,6 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         """The parser has come to the end of the request."""
         self._receiving = False
         self._in_head, self._head_bytes = True, 0
-        self._silence()
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -79,8 +75,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     def _look(self) -> None:
         """Has the client been silent for too long, or until when may it be?"""
         now = self.loop.time()
-        answering = self._in_head and self.cycle is not None and not self.cycle.response_complete  # the request before
-        if answering or self.flow.read_paused:  # then it is this service that lets the client wait
+        answering = self._in_head and self.cycle is not None and not self.cycle.response_complete
+        if answering or self.flow.read_paused or self.timeout_keep_alive_task is not None:
+            # It waits for this service, or for nothing: between requests uvicorn has a timeout of its own.
             self._head_since = self._last_byte = now
         left = (self._head_since if self._in_head else self._last_byte) + self.idle_timeout - now
         if left > 0:
@@ -90,11 +87,6 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         else:
             waited = f"Nothing came for {self.idle_timeout:g} s."
             self._refuse(ApiError(408, "request_timeout", "The request did not come to its end.", waited))
-
-    def _silence(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
 
     def _refuse(self, error: ApiError) -> None:
         """Answer without the application; if it is at work on the request, it learns that the client has gone."""

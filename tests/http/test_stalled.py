@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import statistics
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from api.uploads import _FileSink
 from tests.http.conftest import START, Client
 from tests.scripted_engine import ScriptedEngine
 from tests.server import make_settings, running, wait_for
@@ -170,13 +172,38 @@ def test_a_client_that_waits_for_its_answer_is_not_stalled(tmp_path: Path, wav: 
         assert waiting.result(30).status_code == 202
 
 
-def test_a_connection_in_use_stays_open(client: Client) -> None:
+def test_a_connection_between_requests_is_not_stalled(client: Client) -> None:
     with connect(client) as connection:
-        enough = time.monotonic() + 2 * IDLE
-        while time.monotonic() < enough:
+        for pause in (IDLE / 2, IDLE / 2, 2 * IDLE):
             connection.settimeout(20)
             connection.sendall(b"GET /api/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
             assert connection.recv(65536).startswith(b"HTTP/1.1 200")
-            connection.settimeout(IDLE / 4)
+            connection.settimeout(pause)
             with pytest.raises(TimeoutError):  # nothing more, and no end: this is the pause
                 connection.recv(1)
+
+
+def test_a_client_that_the_service_lets_wait_is_not_stalled(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is slow: no more is read from the connection for a while."""
+    flush, go_on = _FileSink.flush, threading.Event()
+
+    def slow(sink: _FileSink) -> None:
+        assert go_on.wait(20)
+        flush(sink)
+
+    monkeypatch.setattr(_FileSink, "flush", slow)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.start, image=bytes(5_000_000))
+        enough = time.monotonic() + 3 * IDLE
+        wait_for(lambda: time.monotonic() > enough)
+        go_on.set()
+        assert waiting.result(30).status_code == 415
+
+
+def test_a_client_that_went_away_is_forgotten(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="api.http"):
+        with connect(client) as connection:
+            connection.sendall(HEAD)
+        enough = time.monotonic() + 2 * IDLE
+        wait_for(lambda: time.monotonic() > enough)
+    assert not any("408" in line for line in caplog.messages)
