@@ -28,7 +28,7 @@ OWN_FOLD = 0.75  # share of the drawn fold that a broad smile in the portrait ma
 OWN_FOLD_SIZES, OWN_FOLD_RANGE = (0.014, 0.10), (-0.38, 0.26)  # face units; logarithm of brightness
 DEEPEN, FLATTEN = 0.45, 0.85  # shares of the portrait's own folds that a smile adds, and that its going takes away
 LID_LIGHT, LID_SHADOW = 0.7, 0.5  # share of a lid's shadow that goes as it closes; the deepest that counts
-SKIN_TOLERANCE = (0.55, 0.80)  # relative difference of brightness and colour at which a place is no longer skin
+SKIN_TOLERANCE = (0.42, 0.68)  # of the logarithm of brightness and of colour, beyond which a place is not skin
 
 Weigh = Callable[[Mapping[str, float]], float]
 
@@ -212,7 +212,7 @@ def _skin_mask(shape: FaceShape, grid: Grid, part: Image, light: Light, expected
     luma = np.maximum(colour @ LUMA.astype(np.float32), 1)
     brightness = np.abs(np.log(luma / np.maximum(expected, 1)))
     skin = light.skin / max(float(light.skin @ LUMA), 1)
-    tint = 2.5 * np.abs(colour / luma[..., None] - skin).max(axis=-1)
+    tint = 1.3 * np.abs(colour / luma[..., None] - skin).max(axis=-1)
     like_skin = smoothstep(SKIN_TOLERANCE[1], SKIN_TOLERANCE[0], np.maximum(brightness, tint).astype(np.float64))
     lips = np.zeros(part.shape[:2], np.uint8)
     ring = shape.points[[*lm.UPPER_OUTER, *lm.LOWER_OUTER[::-1]]]
