@@ -28,6 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SPEECH, SECONDS = ROOT / "examples" / "speech_en.wav", 8.0
 FPS, SEED = 25, 1
 SIZE, TILE, CAPTION = 512, 256, 28  # pixels: of the video, of a picture on the sheet, of the line under it
+ORDER = ("neutral", "happy", "sad", "angry", "surprised", "disgusted", "fear", "contempt")
+EXPAND = 0.35  # room around the face
 OPEN_PERCENTILE = 80  # of the mouth's opening over the clip: the moment a contact sheet shows
 STRIP_FRAMES, STRIP_START = 10, 26
 QUALITY = 88
@@ -52,7 +54,7 @@ class Scene:
         from engines.preview import frame, rig  # noqa: PLC0415
         from engines.preview.render import Renderer  # noqa: PLC0415
 
-        params = SynthesisParams(Emotion.NEUTRAL, 3.0, 6.0, True, 25, None, FPS, SEED, 1.0, SIZE, 0.5)
+        params = SynthesisParams(Emotion.NEUTRAL, 3.0, 6.0, True, 25, None, FPS, SEED, 1.0, SIZE, EXPAND)
         face = finder.inspect(portrait).face
         still = frame.make_still(portrait, face, finder.landmarks(portrait, face), params)
         puppet = rig.build(still)
@@ -93,15 +95,14 @@ def speaking(tracks: MouthTracks, poses: NDArray[np.float32]) -> int:
     return int(np.where(usable, distance, np.inf).argmin())
 
 
-def sheet(portraits: dict[str, Picture], finder: FaceFinder, emo_scale: float) -> Picture:
+def sheet(portraits: dict[str, Picture], finder: FaceFinder, tracks: MouthTracks, emo_scale: float) -> Picture:
     """Every portrait under the eight emotions: a row each, or two rows of four when there is but one."""
     from engines.base import Emotion  # noqa: PLC0415
 
-    tracks = listen()
     tiles = []
     for name, portrait in portraits.items():
         scene = Scene.of(portrait, finder, tracks)
-        for emotion in Emotion:
+        for emotion in map(Emotion, ORDER):
             poses = scene.poses(emotion, emo_scale)
             picture = _resized(scene.frames.frame(poses[speaking(tracks, poses)]), TILE)
             tiles.append(_captioned(picture, emotion.value if len(portraits) == 1 else f"{name}: {emotion.value}"))
@@ -109,9 +110,10 @@ def sheet(portraits: dict[str, Picture], finder: FaceFinder, emo_scale: float) -
     return np.vstack([np.hstack(tiles[first : first + columns]) for first in range(0, len(tiles), columns)])
 
 
-def strip(portrait: Picture, finder: FaceFinder, emotion: Emotion, emo_scale: float, start: int) -> Picture:
+def strip(
+    portrait: Picture, finder: FaceFinder, tracks: MouthTracks, emotion: Emotion, *, emo_scale: float, start: int
+) -> Picture:
     """Consecutive frames of one emotion, the mouth close up below each, and a bar as high as the sound is loud."""
-    tracks = listen()
     scene = Scene.of(portrait, finder, tracks)
     poses = scene.poses(emotion, emo_scale)
     columns = []
@@ -167,9 +169,10 @@ def main() -> None:
         portraits = sources()
     if options.strip:
         portrait = next(iter(portraits.values()))
-        drawn = strip(portrait, finder, Emotion(options.strip), options.emo_scale, options.start)
+        emotion = Emotion(options.strip)
+        drawn = strip(portrait, finder, listen(), emotion, emo_scale=options.emo_scale, start=options.start)
     else:
-        drawn = sheet(portraits, finder, options.emo_scale)
+        drawn = sheet(portraits, finder, listen(), options.emo_scale)
     Pillow.fromarray(drawn).save(options.out, quality=QUALITY, optimize=True)
     print(f"{options.out}: {drawn.shape[1]} x {drawn.shape[0]} pixels")
 
