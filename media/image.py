@@ -105,12 +105,14 @@ def _png_essentials(content: bytes) -> bytes:
     """The file without its texts, profiles and times, which may be huge or broken in a picture that is sound."""
     kept = [content[:8]]
     position = 8
-    while position < len(content):
+    name = b""
+    while position < len(content) and name != b"IEND":  # what follows that is no part of the picture
         if len(kept) > _MAX_PIECES:
             raise InvalidImageError(_TOO_MANY_PIECES)
         (size,) = struct.unpack(">I", content[position : position + 4])
         end = position + 12 + size
-        if content[position + 4 : position + 8] in _PNG_KEPT:
+        name = content[position + 4 : position + 8]
+        if name in _PNG_KEPT:
             kept.append(content[position:end])
         position = end
     return b"".join(kept)

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from subprocess import Popen
 
 import av
 import cv2
@@ -17,42 +14,21 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.http.conftest import START, check_error
+from tests.http.conftest import check_error
 from tests.http.odd.all_cases import GROUPS, cases
 from tests.http.odd.case import ACCEPTED, Case
 from tests.http.odd.pictures import portrait
-from tests.http.test_process import environment, serving
+from tests.http.odd.server import OddServer, odd_server
 from tests.server import wait_for
 
 PEAK_MB = 900  # of the server; two of the largest pictures are decoded at once at most
 ALIKE = 0.8  # correlation of a video's first frame with the portrait
 
 
-@dataclass(frozen=True)
-class OddServer:
-    """The server's process, a client for it, and where it keeps its files."""
-
-    process: Popen[str]
-    client: httpx.Client
-    directory: Path
-
-    def send(self, case: Case) -> httpx.Response:
-        headers = {b"content-type": case.content_type.encode("latin-1")}
-        return self.client.post(START, content=case.body(), headers=headers)
-
-    def peak_mb(self) -> float:
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.partition("VmHWM:")[2].split()[0]) / 1024
-
-
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OddServer]:
-    directory = tmp_path_factory.mktemp("odd")
-    # At this level the log says only what must not happen; nobody reads what goes to the terminal.
-    quiet = {"TASKS__MAX_QUEUE": 10_000, "LOGGING__LEVEL": "WARNING"}
-    with serving(("-m", "tests.http.odd.server"), environment(directory, **quiet)) as (process, client):
-        wait_for(lambda: client.get("/api/health").json()["state"] == "ready")
-        yield OddServer(process, client, directory)
+    with odd_server(tmp_path_factory.mktemp("odd"), renders=True) as server:
+        yield server
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -61,7 +37,7 @@ def test_uploads_of_every_kind(odd: OddServer, group: str, share: float) -> None
     problems: list[str] = []
     accepted: list[tuple[Case, str]] = []
     for case in cases(group, share):
-        answer = odd.send(case)
+        answer = odd.send(case, case.body())
         try:
             if check_answer(case, answer):
                 accepted.append((case, answer.json()["status_url"]))
@@ -107,7 +83,7 @@ def check_task(client: httpx.Client, case: Case, status_url: str) -> None:
 
 def likeness(video: bytes) -> float:
     """Correlation of the video's first frame with the portrait, once all frames have been decoded."""
-    with av.open(io.BytesIO(video)) as container:
+    with av.open(io.BytesIO(video), "r") as container:
         frames = [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]
     wanted = np.asarray(portrait(150).convert("L"))
     shown = cv2.resize(frames[0], wanted.shape[::-1], interpolation=cv2.INTER_AREA)

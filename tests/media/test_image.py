@@ -158,6 +158,13 @@ def test_a_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
         image.load(path)
 
 
+@pytest.mark.parametrize("tail", [b"\0", bytes(5), bytes(1001), b"PK\x03\x04", b"\x89PNG\r\n\x1a\n"])
+def test_what_follows_a_png_does_not_matter(tmp_path: Path, tail: bytes) -> None:
+    path = save(tmp_path / "p", marked())
+    path.write_bytes(path.read_bytes() + tail)
+    assert np.array_equal(image.load(path), np.asarray(marked()))
+
+
 def png_of_pieces(name: bytes, count: int) -> bytes:
     buffer = io.BytesIO()
     marked().save(buffer, "PNG")

@@ -141,7 +141,7 @@ def _sizes() -> Iterator[Row]:
         yield f"a PNG of {depth} bits in {colour}", _declared(100, 100, depth, colour), BAD_IMAGE
     for width, height in ((0, 0), (0, 99), (99, 0), (65_535, 65_535), (65_500, 65_500), (8192, 8192), (8193, 5000)):
         yield f"a JPEG that says {width}×{height}", _jpeg_of_size(width, height), BAD_IMAGE
-    yield "a JPEG of one colour that says 8000×6000", _jpeg_of_size(8000, 6000), BAD_IMAGE
+    yield "a JPEG of one colour that says 8000×6000", _jpeg_of_size(8000, 6000), NO_FACE, BAD_IMAGE
 
 
 def _after_header(piece: bytes) -> bytes:
@@ -216,7 +216,7 @@ def _bombs() -> Iterator[Row]:
             ACCEPTED,
         )
     yield "samples of 12 bits", _changed("jpeg", b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c"), BAD_IMAGE
-    yield "no tables", _changed("jpeg", b"\xff\xc4", b"\xff\xfe"), BAD_IMAGE, NO_FACE
+    yield "no tables", _changed("jpeg", b"\xff\xc4", b"\xff\xfe"), ACCEPTED, BAD_IMAGE
     yield "a megabyte too much", lambda: saved(portrait(150), "PNG") + bytes(10 * _MB), TOO_LARGE
     yield "11 MB of nothing", lambda: bytes(11 * _MB), TOO_LARGE
     yield "just 10 MB", lambda: (content := saved(portrait(150), "PNG")) + bytes(10 * _MB - len(content)), ACCEPTED

@@ -116,7 +116,7 @@ def _foreign() -> dict[str, Content]:
         "a portrait": good_image,
         "png": _picture("PNG"),
         "webp": _picture("WEBP"),
-        "ogg": _encoded("ogg", "libvorbis"),
+        "ogg": _encoded("ogg", "flac"),
         "opus": _encoded("ogg", "libopus"),
         "flac": _encoded("flac", "flac"),
         "m4a": _encoded("ipod", "aac"),

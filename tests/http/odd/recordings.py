@@ -197,7 +197,7 @@ ODD: Mapping[str, Content] = {
     "mp3, its first frame gone": lambda: without_frames(mp3(1, xing=False), 1),
     "mp3, two frames gone": lambda: without_frames(mp3(1, xing=False), 2),
 }  # fmt: skip
-"""Each is taken, and rendered."""
+"""Each is taken, and some are rendered."""
 
 
 def without_frames(content: bytes, count: int) -> bytes:
@@ -222,7 +222,7 @@ def _mp3s() -> Iterator[tuple[str, Content]]:
 
 def cases() -> Iterator[Case]:
     """All that are valid."""
-    for name, content in ODD.items():
-        yield audio_case(name, content, ACCEPTED, rendered=True)
+    for number, (name, content) in enumerate(ODD.items()):
+        yield audio_case(name, content, ACCEPTED, rendered=number % 3 == 0)
     for name, content in (*_depths(), *_mp3s()):
         yield audio_case(name, content, ACCEPTED)

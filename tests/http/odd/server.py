@@ -1,43 +1,43 @@
-"""The service with the preview engine, for files by the thousand: `python -m tests.http.odd.server`.
-
-What is checked before a task is accepted is all as usual. Only tasks whose seed says so are rendered; the files of the
-others are read to their end, as an engine would. With ODD_RENDERS=0 none are rendered.
-"""
+"""The server that the cases are sent to: a process of its own, whose memory is measured."""
 
 from __future__ import annotations
 
-import os
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from subprocess import Popen
 
-from api.server import main
-from engines.base import Cancelled, Report, SynthesisJob
-from engines.preview.engine import PreviewEngine
-from media import audio, image
-from tests.http.odd.case import RENDERED_SEED, ROOT
+import httpx
 
-_RATE = 16000  # Hz
-
-
-class SamplingEngine(PreviewEngine):
-    """Renders few jobs."""
-
-    def __init__(self, model_dir: Path, *, renders: bool) -> None:
-        super().__init__(model_dir)
-        self._renders = renders
-
-    def synthesize(self, job: SynthesisJob, report: Report, cancelled: Cancelled) -> None:
-        """Make the video, or prove that it could be made."""
-        if self._renders and job.params.seed == RENDERED_SEED:
-            super().synthesize(job, report, cancelled)
-            return
-        image.load(job.image)
-        samples = sum(map(len, audio.read_blocks(job.audio, _RATE, seconds=job.seconds)))
-        if abs(samples - job.seconds * _RATE) > 0.02 * _RATE:
-            raise RuntimeError(f"{samples / _RATE} s of sound instead of {job.seconds}")
-        job.output.write_bytes(b"read")
+from tests.http.odd.case import Case
+from tests.http.test_process import START, environment, serving
+from tests.server import wait_for
 
 
-if __name__ == "__main__":
-    engine = SamplingEngine(ROOT / "checkpoints" / "preview", renders=os.environ.get("ODD_RENDERS") != "0")
-    sys.exit(main(engine=engine))
+@dataclass(frozen=True)
+class OddServer:
+    """The process, a client for it, and where it keeps its files."""
+
+    process: Popen[str]
+    client: httpx.Client
+    directory: Path
+
+    def send(self, case: Case, body: bytes) -> httpx.Response:
+        headers = {b"content-type": case.content_type.encode("latin-1")}
+        return self.client.post(START, content=body, headers=headers)
+
+    def peak_mb(self) -> float:
+        """The most memory that the process has had."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+@contextmanager
+def odd_server(directory: Path, *, renders: bool) -> Iterator[OddServer]:
+    """Serve until the context ends; see `engine` for what is rendered."""
+    # At this level the log says only what must not happen; nobody reads what goes to the terminal.
+    settings = environment(directory, TASKS__MAX_QUEUE=10_000, LOGGING__LEVEL="WARNING")
+    with serving(("-m", "tests.http.odd.engine"), settings | {"ODD_RENDERS": str(int(renders))}) as (process, client):
+        wait_for(lambda: bool(client.get("/api/health").json()["state"] == "ready"))
+        yield OddServer(process, client, directory)
