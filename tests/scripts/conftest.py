@@ -95,11 +95,12 @@ def _make_environment(directory: Path) -> Path:
 
 
 def _environment(venv: Path, directory: Path) -> dict[str, str]:
-    """The variables for the scripts, with a PATH on which there is no GPU."""
+    """The variables for the scripts, with a PATH on which there is no GPU, and a Chromium already."""
     programs = directory / "programs"
     programs.mkdir()
-    (programs / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
-    (programs / "nvidia-smi").chmod(0o755)
+    for name in ("nvidia-smi", "chromium"):
+        (programs / name).write_text("#!/bin/sh\nexit 9\n")
+        (programs / name).chmod(0o755)
     mine = {name: value for name, value in os.environ.items() if not name.startswith(("DICE_TALK_", "UV_"))}
     return mine | {
         "PATH": f"{programs}:{os.environ['PATH']}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,42 @@ def test_all_requirements_are_installed_together(checkout: Checkout, tools: str)
         f"-r {checkout.root}/{name}.txt" for name in ("requirements_api", "requirements", "requirements_dev")
     )
     assert checkout.calls == [f"uv pip install --python {checkout.venv}/bin/python {files} --quiet"]
+
+
+def without_chromium(directory: Path, user: int, apt: str) -> str:
+    """A PATH with all programs but Chromium, for a user of this number and an apt-get that runs this."""
+    directory.mkdir()
+    own = {"id": f"echo {user}", "apt-get": f'echo "apt-get $*"; {apt}', "chromium": ""}
+    for name, script in own.items():
+        if script:
+            (directory / name).write_text(f"#!/bin/sh\n{script}\n")
+            (directory / name).chmod(0o755)
+    for place in os.environ["PATH"].split(os.pathsep):
+        for program in Path(place).glob("*"):
+            if program.name not in own and not (directory / program.name).is_symlink():
+                (directory / program.name).symlink_to(program)
+    return str(directory)
+
+
+INSTALLED = ["apt-get update -qq", "apt-get install -qq --no-install-recommends chromium"]
+
+
+@pytest.mark.parametrize(
+    ("user", "apt", "calls", "said"),
+    [
+        (0, "true", INSTALLED, ""),
+        (0, "false", INSTALLED[:1], "Chromium could not be installed: the test of /docs is skipped."),
+        (1000, "true", [], "the test of /docs is skipped."),
+    ],
+)
+def test_ci_installs_chromium_where_it_can_and_runs_everything_anyway(
+    checkout: Checkout, tools: str, tmp_path: Path, user: int, apt: str, calls: list[str], said: str
+) -> None:
+    path = without_chromium(tmp_path / "other programs", user, apt)
+    code, output = checkout.run_command([checkout.root / ".ci" / "run"], PYTHONPATH=tools, PATH=path)
+    lines = output.splitlines()
+    assert code == 0
+    assert [line for line in lines if line.startswith("apt-get")] == calls
+    assert [line for line in lines if line in EVERYTHING] == EVERYTHING
+    assert said in output
+    assert ("skipped" in output) == bool(said)
