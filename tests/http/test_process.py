@@ -256,5 +256,5 @@ def test_wrong_settings_are_said(tmp_path: Path) -> None:
 def test_a_directory_that_cannot_be_made_is_said(tmp_path: Path) -> None:
     ended = run(tmp_path, "--host", "127.0.0.1", "--port", str(free_port()), FILES__OUTPUT_DIR="/dev/null/outputs")
     assert ended.returncode == 2
-    assert "/dev/null/outputs" in ended.stderr
+    assert "files.output_dir: /dev/null/outputs" in ended.stderr
     assert "Traceback" not in ended.stderr
