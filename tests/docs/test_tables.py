@@ -152,16 +152,32 @@ def test_the_emotions_have_names_in_chinese() -> None:
     assert list(table(GUIDE, has="contempt").by_name()) == list(Emotion)
 
 
+LIMITS = {
+    "README.md": ("What it takes, what it gives", "portrait", "speech", "video", "queue"),
+    GUIDE: ("能做什么，不能做什么", "肖像", "语音", "视频", "队列"),
+    REFERENCE: ("Limits and retention", "portrait", "speech", "video", "queue"),
+}
+
+
+@pytest.mark.parametrize("document", LIMITS)
+def test_limits_at_a_glance(document: str, schema: dict[str, Any]) -> None:
+    heading, portrait, speech, film, queue = LIMITS[document]
+    rows = {row[0]: row[1] for each in tables(document) if each.heading == heading for row in each.rows}
+    fields = schema["components"]["schemas"]["StartForm"]["properties"]
+    rate, side = (ends(fields[name]) for name in ("fps", "min_resolution"))
+    tasks = Settings().tasks
+    assert numbers(rows[portrait]) == UPLOADS["image"]
+    assert numbers(rows[speech]) == UPLOADS["audio"][: 3 if document == "README.md" else None]
+    assert numbers(rows[film])[-4:] == [rate["minimum"], rate["maximum"], side["minimum"], side["maximum"]]
+    counted = [tasks.max_workers, tasks.max_queue, 429 if document == REFERENCE else tasks.retention_hours]
+    assert numbers(rows[queue]) == counted
+
+
 def test_what_readme_says_of_the_form(schema: dict[str, Any]) -> None:
     rows = {row[0]: row[1] for row in tables("README.md")[0].rows}
-    fields = schema["components"]["schemas"]["StartForm"]["properties"]
     assert words(rows["emotion"]) == list(Emotion)
-    assert {*words(rows["more fields"]), "image", "audio", "emotion"} == set(fields)
-    assert numbers(rows["portrait"]) == UPLOADS["image"]
-    assert numbers(rows["speech"]) == UPLOADS["audio"][:3]
-    rate, side = fields["fps"], fields["min_resolution"]
-    assert numbers(rows["video"])[-4:] == [rate["minimum"], rate["maximum"], side["minimum"], side["maximum"]]
-    assert numbers(rows["queue"]) == [Settings().tasks.max_workers, Settings().tasks.max_queue, 24]
+    named = {*words(rows["more fields"]), "image", "audio", "emotion"}
+    assert named == set(schema["components"]["schemas"]["StartForm"]["properties"])
 
 
 def test_the_guide_and_the_reference_name_the_same_things() -> None:
