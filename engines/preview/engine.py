@@ -34,7 +34,7 @@ REPORT_EVERY = 5  # frames
 SETUP_SECONDS = 0.6
 AUDIO_SECONDS_PER_SECOND = 0.07
 FRAME_SECONDS = 3.0e-3
-PIXEL_SECONDS = 24e-9  # per pixel of every frame, drawn and encoded side by side
+PIXEL_SECONDS = 16e-9  # per pixel of every frame, drawn and encoded side by side
 BASE_BYTES = 150 << 20
 PIXEL_BYTES = 150  # per pixel of the video: the still, frames in the queue and in the encoder
 
