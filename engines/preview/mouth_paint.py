@@ -21,8 +21,8 @@ LOWER_TEETH_LIGHT = 0.78  # they lie in the shadow of the upper ones
 LOWER_TEETH_GAP = (0.10, 0.26)  # they come out of the dark as the lips part this far
 NARROWED = 0.25  # share of the width of the rows that rounded lips hide
 TONGUE_WIDTH, TONGUE_HEIGHT = 0.68, 0.17  # half mouth widths, face units
-LIP_SHADE, LIP_SHADE_DEPTH = 0.55, 0.06  # how bright it is right under the upper lip, and how deep that shadow reaches
-SLIT_SHADE, SLIT = 0.72, 0.10  # lips that are hardly apart let little light in
+LIP_SHADE, LIP_SHADE_DEPTH = 0.62, 0.05  # how bright it is right under the upper lip, and how deep that shadow reaches
+SLIT_SHADE, SLIT = 0.78, 0.10  # lips that are hardly apart let little light in
 SOFT = 0.008  # edges of the things inside the mouth; never less than a pixel
 
 

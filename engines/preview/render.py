@@ -85,7 +85,8 @@ class Renderer:
         if (lower - upper).max() >= MIN_GAP_PIXELS * self._pixel:
             part = patch.cut(self._shape, np.concatenate(lips))
             opening = part.look_up([upper, lower])
-            self._show_mouth(picture, part, opening, skull_back, float(np.clip(weights[ROUND], 0, 1)))
+            rounding = float(np.clip(weights[ROUND], 0, 1))
+            self._show_mouth(picture, part, opening, lips[0][[0, -1], 0], skull_back, rounding=rounding)
 
     def _beside(self, field: Field, back: Field) -> Field:
         """A field's way back around eyes and mouth; elsewhere it is not looked at, and another field's does."""
@@ -120,13 +121,16 @@ class Renderer:
         eyeball = look(self._source, patch.sources(eyes_back, self._rig.lattice.step))
         picture[patch.area] = _blend(eyeball, picture[patch.area], inside)
 
-    def _show_mouth(self, picture: Image, patch: Patch, lips: Plane, skull_back: Field, rounding: float) -> None:
-        """Draw the inside of the mouth where the lips are apart, in place."""
+    def _show_mouth(
+        self, picture: Image, patch: Patch, lips: Plane, corners: Points, skull_back: Field, *, rounding: float
+    ) -> None:
+        """Draw the inside of the mouth where the lips are apart, between the u of its corners, in place."""
         pixel, step = self._pixel, self._rig.lattice.step
         upper, lower = lips[..., 0], lips[..., 1]
         feather = max(LIP_FEATHER, pixel)
         alpha = np.clip((patch.v - upper) / feather, 0, 1) * np.clip((lower - patch.v) / feather, 0, 1)
         alpha *= np.clip((lower - upper - MIN_GAP_PIXELS * pixel) / (2 * pixel), 0, 1)
+        alpha *= _edge(patch.u - corners[0], LINE_PIXELS * pixel) * _edge(corners[1] - patch.u, LINE_PIXELS * pixel)
         sources = patch.sources(skull_back, step)
         skull_u, skull_v = self._shape.planes(sources)
         drawn = self._interior.draw(

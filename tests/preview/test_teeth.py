@@ -14,6 +14,7 @@ from engines.preview import landmarks as lm
 from engines.preview import light
 from engines.preview.face import FaceFinder
 from engines.preview.frame import Still, make_still
+from engines.preview.lattice import sample
 from engines.preview.render import Renderer
 from engines.preview.rig import Rig, build
 from engines.preview.teeth import UPPER, Teeth
@@ -87,6 +88,24 @@ def test_teeth_are_seen_between_the_lips(closed: tuple[Still, Rig]) -> None:
     lips = np.median(still.window.of(still.picture)[tuple(rig.shape.to_pixels(rig.shape.points[17]).astype(int)[::-1])])
     assert brightness(drawn) > lips + 30
     assert np.ptp(np.median(drawn, axis=(0, 1))) < 90  # no lip is as pale
+
+
+def test_nothing_of_the_mouth_is_drawn_beyond_its_corners(
+    closed: tuple[Still, Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    still, rig = closed
+    wide = pose(jaw=0.8, lip=0.4)
+    renderer = Renderer(still, rig)
+    opened = still.window.of(renderer.frame(wide)).astype(int)
+    monkeypatch.setattr(Renderer, "_show_mouth", lambda self, *_, **__: None)
+    drawn = np.abs(still.window.of(renderer.frame(wide)) - opened).max(axis=2) > 2
+    assert drawn.sum() > 500
+    moved = rig.displace(wide)
+    places = rig.shape.to_pixels(rig.shape.points[[78, 308]])
+    left, right = rig.shape.to_units(places + sample(moved.upper, places, rig.lattice.step))[:, 0]
+    u = rig.shape.planes(np.argwhere(drawn)[:, ::-1].astype(np.float32))[0]
+    assert u.min() > left - 1.5 / rig.shape.unit
+    assert u.max() < right + 1.5 / rig.shape.unit
 
 
 def test_teeth_follow_the_brightness_of_the_face(closed: tuple[Still, Rig]) -> None:
