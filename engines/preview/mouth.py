@@ -58,8 +58,9 @@ def _mix(levels: Levels, phone: dict[str, Track], known: Track) -> MouthTracks:
     close = np.clip(smooth(_earlier(phone["close"]), 0.018) * 1.40, 0, 1)
     bite = np.clip(smooth(_earlier(phone["bite"]), 0.022) * 1.20, 0, 1)
     loud, gate = levels.loudness, levels.gate
-    jaw = shape["jaw"] * (0.08 + 0.92 * (1 - close)) * (1 - 0.6 * bite) * np.clip(0.30 + 0.80 * loud, 0, None)
-    lip = shape["lip"] * (1 - close) * np.clip(0.5 + 0.6 * loud, 0, None)
+    # The quieter a sound, the less the mouth opens for it, whatever the vowel.
+    jaw = shape["jaw"] * (0.08 + 0.92 * (1 - close)) * (1 - 0.6 * bite) * 1.10 * loud
+    lip = shape["lip"] * (1 - close) * (0.20 + 0.90 * loud)
     rounding = shape["round"] * (1 - 0.7 * close)
     return MouthTracks(
         jaw * gate, lip * gate, shape["wide"] * gate, rounding * gate, close * gate, bite * gate, loud * gate
