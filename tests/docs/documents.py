@@ -14,7 +14,7 @@ GUIDE, REFERENCE = "README_API.md", "doc/api_docs.md"
 BOTH = (GUIDE, REFERENCE)  # the same facts in Chinese and in English
 EXTENDING = "二次开发"  # the chapter of the guide whose blocks change the project
 
-_MARK = re.compile(r"<!-- not run by the tests: (.+) -->")
+_MARK = re.compile(r"\*(?:Not run by the tests: |测试不运行这一段：)(.+)[.。]\*")
 _FENCE = re.compile(r"(?P<indent>\s*)(?P<fence>`{3,}|~{3,})(?P<kind>.*)")
 _UNITS = {"": 1.0, "万": 1e4, "亿": 1e8, "million": 1e6}
 
@@ -68,7 +68,7 @@ def blocks(document: str) -> tuple[Block, ...]:
             start, kind, code = number, fence["kind"], []
         else:
             chapter = line[3:] if line.startswith("## ") else chapter
-            before = line
+            before = line or before  # an empty line may part the mark from its block
     assert not start, f"{document}:{start}: a block is not closed"
     return tuple(found)
 

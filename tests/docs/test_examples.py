@@ -82,14 +82,15 @@ def test_no_block_escapes() -> None:
     for block in ALL_BLOCKS:
         if block.reason is not None:
             assert block.kind == "bash", f"{block}: only commands can have a reason not to be run"
-            assert len(block.reason.split()) >= 3, f"{block}: {block.reason} is no reason"
+            assert len(block.reason) >= 10, f"{block}: {block.reason} is no reason"
     assert {block.document for block in RUN} >= {"README.md", "README_API.md", "doc/api_docs.md"}
 
 
 def test_marks_stand_above_blocks() -> None:
     for document in DOCUMENTS:
         marked = sum(block.reason is not None for block in ALL_BLOCKS if block.document == document)
-        assert text(document).count("not run by the tests") == marked, document
+        shown = re.findall("not run by the tests|测试不运行", text(document), re.I)
+        assert len(shown) == marked, document
 
 
 def test_links_lead_somewhere() -> None:
