@@ -26,7 +26,7 @@ MAX_ASPECT = 3.0
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
-_JPEG_MARKER = re.compile(rb"\xff+([\x01-\xfe])", re.S)
+_JPEG_MARKER = re.compile(rb"\xff([\x01-\xfe])")  # any number of fill bytes, \xff too, may stand before it
 _JPEG_SCAN, _JPEG_END = b"\xda", b"\xd9"
 _JPEG_ALONE = [bytes([code]) for code in (0x01, *range(0xD0, 0xD9))]  # no segment follows
 _JPEG_KEPT = [bytes([code]) for code in (*range(0xC0, 0xD0), 0xDB, 0xDD, 0xE0, 0xEE)]  # frames, tables, JFIF, Adobe

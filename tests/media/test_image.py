@@ -226,7 +226,11 @@ def test_what_else_is_in_a_jpeg_does_not_matter(tmp_path: Path) -> None:
         image.load(tmp_path / "p")
 
 
-@pytest.mark.parametrize("content", [b"\xff\xd8\xff", b"\xff\xd8\xff\xd9", b"\xff\xd8\xff\xe0\x00\x00" * 3])
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff\xd8\xff", b"\xff\xd8\xff\xd9", b"\xff\xd8\xff\xe0\x00\x00" * 3, b"\xff\xd8" + b"\xff" * 9_000_000],
+    ids=["a beginning", "no segment", "empty segments", "fill bytes"],
+)
 def test_a_jpeg_without_a_picture(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "p"
     path.write_bytes(content)

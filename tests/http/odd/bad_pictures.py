@@ -203,6 +203,7 @@ def _bombs() -> Iterator[Row]:
     yield "9 MB of EXIF", _in_jpeg((b"\xff\xe1\xff\xffExif\0\0" + bytes(65527)) * 140), ACCEPTED
     yield "40000 EXIF", _in_jpeg(b"\xff\xe1\0\x08Exif\0\0" * 40_000), ACCEPTED
     yield "a segment of no length", _in_jpeg(b"\xff\xfe\0\0"), ACCEPTED, BAD_IMAGE
+    yield "9 MB of ones after a name", lambda: b"\xff\xd8" + b"\xff" * 9 * _MB, BAD_IMAGE
     yield "nine million zeros after a name", lambda: b"\xff\xd8\xff" + bytes(9 * _MB), BAD_IMAGE
     for count in (100, 10_000):
         yield f"{count} scans", _scans(6000, count), BAD_IMAGE
