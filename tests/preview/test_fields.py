@@ -21,7 +21,8 @@ from api.submission import FILE_FIELDS, TEXT_FIELDS
 from engines.base import Image
 from engines.preview import landmarks as lm
 from engines.preview.engine import PreviewEngine
-from engines.preview.face import FaceFinder, Landmarks
+from engines.preview.face import FaceFinder
+from engines.preview.landmarks import Landmarks
 from media import video
 from tests.http.test_process import START, finish
 from tests.media.speech import write_wav
