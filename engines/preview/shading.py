@@ -43,7 +43,7 @@ ACTIVATION: Mapping[str, Weigh] = MappingProxyType(
         "forehead": lambda w: w["brow_up"],
         "forehead_middle": lambda w: w["brow_in"],
         "forehead_left": lambda w: w["brow_one"],
-        "nose": lambda w: 0.7 * w["nose"] + 0.4 * w["upper_lip"],
+        "nose": lambda w: 0.7 * w["nose"] + 0.4 * max(w["upper_lip"], 0),
         "eyes": lambda w: w["squint"],
         "lids": lambda w: w["blink"],
     }
