@@ -205,14 +205,14 @@ def _voices(directory: Path) -> dict[str, Path]:
 
 def _case(name: str, *given: object) -> dict[str, Any]:
     """Run a case in a process of its own."""
-    started = time.perf_counter()
-    command = [sys.executable, "-m", "benchmarks.preview_cases", json.dumps([name, *given])]
+    started, case = time.perf_counter(), json.dumps([name, *given])
+    command = [sys.executable, "-m", "benchmarks.preview_cases", case]
     ended = subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.PIPE, text=True)
     if ended.returncode:
-        raise SystemExit(f"{name} {given} failed")
+        raise SystemExit(f"{case} failed")
     found: dict[str, Any] = json.loads(ended.stdout)
     short = {key: round(value, 3) if isinstance(value, float) else value for key, value in found.items()}
-    print(f"{time.perf_counter() - started:6.1f} s  {name} {given}: {short}", file=sys.stderr, flush=True)
+    print(f"{time.perf_counter() - started:6.1f} s  {case}: {short}", file=sys.stderr, flush=True)
     return found
 
 
