@@ -78,8 +78,7 @@ class ErrorShape:
             if message["type"] == "http.response.start":
                 started = True
                 headers = Headers(scope=message)
-                json = headers.get("content-type", "").startswith("application/json")
-                if message["status"] >= 400 and not json:
+                if message["status"] >= 400 and not headers.get("content-type", "").startswith("application/json"):
                     kept = {name: headers[name] for name in ("allow", "content-range") if name in headers}
                     plain = message["status"], kept, bytearray()
                     return
