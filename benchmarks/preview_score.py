@@ -66,7 +66,7 @@ class Score:
 LIMITS = Score(mouth=0.90, outside=6.0, far=9.0, flicker=1.2, ends=0.040)
 """The least correlation, and the most of everything else.
 
-The encoder alone leaves 2.1-4.5 outside, 3.3-6.6 far and 0.2-0.75 of flicker, most in the pictures with most detail.
+The encoder alone leaves 2.1-4.5 outside, 3.3-6.6 far and 0.2-0.8 of flicker, most in the pictures with most detail.
 """
 
 
