@@ -92,6 +92,13 @@ def refusal(image: Image, points: Landmarks) -> Refusal | None:
             f"is too small: its eyes are {eye_pixels:.1f} pixels apart, at least {MIN_EYE_PIXELS} are needed",
             "Please use a closer or larger photograph.",
         )
+    height, width = image.shape[:2]
+    features = points[list(lm.FEATURES), :2]
+    if (features < 0).any() or (features >= (width, height)).any():
+        return Refusal(
+            "is cut off by the edge of the picture",
+            "Please use a photograph that shows both eyes and the whole mouth.",
+        )
     if _brightness(_view(image, points)) < MIN_SKIN:
         return Refusal("is nearly black", "Please use a photograph taken in better light.")
     return None

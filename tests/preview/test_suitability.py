@@ -96,6 +96,15 @@ def test_a_dark_face_is_warned_about_and_a_black_one_refused(
         finder.inspect(darkened(sources[source], 0.01))
 
 
+@pytest.mark.parametrize("side", ["left", "bottom"])
+def test_a_face_that_the_picture_cuts_off_is_refused(finder: FaceFinder, portrait: Image, side: str) -> None:
+    face = finder.inspect(portrait).face
+    left, bottom = int(0.6 * face.left + 0.4 * face.right), int(0.4 * face.top + 0.6 * face.bottom)
+    cut = portrait[:, left:] if side == "left" else portrait[:bottom]
+    with pytest.raises(NoFaceError, match=r"cut off by the edge of the picture\. .*both eyes and the whole mouth"):
+        finder.inspect(np.ascontiguousarray(cut))
+
+
 @pytest.mark.parametrize("source", ["example", "hopper"])
 @pytest.mark.parametrize(("shade", "opacity"), [(14, 1.0), (40, 1.0), (14, 0.75)], ids=["black", "brown", "tinted"])
 def test_sunglasses_are_warned_about(
