@@ -30,13 +30,13 @@ def make_settings(directory: Path, **sections: Mapping[str, Any]) -> Settings:
     return Settings.model_validate(merged)
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
-    """Look until a condition holds; fail when it does not in time."""
+def wait_for(condition: Callable[[], bool], seconds: float = 30, *, pause: float = 0.005) -> None:
+    """Look until a condition holds, with a pause in seconds after each look; fail when it does not in time."""
     deadline = time.monotonic() + seconds
-    pause = threading.Event()  # never set: looking without one would keep a core from what is waited for
+    never = threading.Event()  # looking without a pause would keep a core from what is waited for
     while not condition():
         assert time.monotonic() < deadline, "it never came true"
-        pause.wait(0.005)
+        never.wait(pause)
 
 
 class Running:

@@ -19,6 +19,7 @@ from tests.server import wait_for
 
 JOB: dict[str, Any] = {"inference_steps": 8, "min_resolution": 256, "crop": True, "duration": 0.5, "seed": 0}
 READY_SECONDS = 120
+POLL_SECONDS = 0.2  # Python runs one thread at a time: more polls would slow networks this small
 
 
 @contextmanager
@@ -28,7 +29,7 @@ def ready(
     """A service whose engine is loaded, its process and a client."""
     settings |= {"FILES__CHECKPOINT_DIR": checkpoint, "SYNTHESIS__ENGINE": "dice_talk", "GPU__DEVICE_ID": -1}
     with server(directory, **settings) as (process, client):
-        wait_for(lambda: client.get("/api/health").json()["state"] == "ready", READY_SECONDS)
+        wait_for(lambda: client.get("/api/health").json()["state"] == "ready", READY_SECONDS, pause=POLL_SECONDS)
         yield process, client
 
 
@@ -60,7 +61,7 @@ def test_two_jobs_at_once(client: httpx.Client, tmp_path: Path) -> None:
             seen[task["task_id"]].append(client.get(task["status_url"]).json())
         return all(states[-1]["status"] in ("COMPLETED", "FAILED") for states in seen.values())
 
-    wait_for(ended, 300)
+    wait_for(ended, 300, pause=POLL_SECONDS)
     assert any(
         state["status"] == "PROCESSING" and state["stage"] == "queued" for states in seen.values() for state in states
     ), "neither waited for the other to be denoised"
@@ -104,7 +105,7 @@ def test_a_stop_ends_a_job_that_is_being_denoised(checkpoint: Path, tmp_path: Pa
             state = client.get(task["status_url"]).json()
             return state["stage"] == "denoising" and "step 2 of 50" in state["message"]
 
-        wait_for(denoising, 60)
+        wait_for(denoising, 60, pause=POLL_SECONDS)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0  # 1: the worker did not stop within ten seconds
     log = (tmp_path / "api.log").read_text()
