@@ -34,11 +34,16 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 
 
-def peak(checkpoint: Path, audio: Path, output: Path, seconds: float) -> int:
+def rendering(checkpoint: Path, audio: Path, output: Path, seconds: float) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", _PROGRAM, str(checkpoint), str(audio), str(output), str(seconds)]
     one_heap = os.environ | {"MALLOC_ARENA_MAX": "1"}  # less left to chance
-    ended = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, env=one_heap)
-    return int(ended.stdout)
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=one_heap)
+
+
+def peak(process: subprocess.Popen[str]) -> int:
+    printed, _ = process.communicate()
+    assert process.returncode == 0
+    return int(printed)
 
 
 def test_a_long_video_takes_no_more_memory(checkpoint: Path, tmp_path: Path) -> None:
@@ -46,7 +51,8 @@ def test_a_long_video_takes_no_more_memory(checkpoint: Path, tmp_path: Path) -> 
         rate = container.streams.audio[0].rate
         samples = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)]) / 32768
     audio = write_wav(tmp_path / "long.wav", np.tile(samples, 6), rate)
-    short, long = (peak(checkpoint, audio, tmp_path / f"{seconds}.mp4", seconds) for seconds in (4, 40))
+    processes = [rendering(checkpoint, audio, tmp_path / f"{seconds}.mp4", seconds) for seconds in (4, 40)]
+    short, long = map(peak, processes)
     frames = 450  # that the long one has more, of 64 × 64 pixels
     decoded = frames * 64 * 64 * 3 * 4
     # Their latents may stay, and the allocator has its whims; keeping the pictures would cost more.

@@ -14,7 +14,7 @@ import pytest
 
 from media import video
 from tests.http.conftest import png
-from tests.http.test_process import EXAMPLES, server, start
+from tests.http.test_process import EXAMPLES, environment, serving, start
 from tests.server import wait_for
 
 JOB: dict[str, Any] = {"inference_steps": 8, "min_resolution": 256, "crop": True, "duration": 0.5, "seed": 0}
@@ -28,7 +28,9 @@ def ready(
 ) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
     """A service whose engine is loaded, its process and a client."""
     settings |= {"FILES__CHECKPOINT_DIR": checkpoint, "SYNTHESIS__ENGINE": "dice_talk", "GPU__DEVICE_ID": -1}
-    with server(directory, **settings) as (process, client):
+    # Alone on the machine, unlike the networks of other tests: both cores, and no spinning while the other works.
+    variables = environment(directory, **settings) | {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
+    with serving(("-m", "api.server"), variables) as (process, client):
         wait_for(lambda: client.get("/api/health").json()["state"] == "ready", READY_SECONDS, pause=POLL_SECONDS)
         yield process, client
 
