@@ -23,7 +23,7 @@ from api.task_manager import TaskManager
 VERSION = "0.1.0"
 _ENGINE_WAIT_SECONDS = 30.0  # that a submission waits for an engine that is being loaded
 RETRY_SECONDS = 30.0
-_CHECKS_AT_ONCE = 2  # the largest portraits take 400 MB each while they are decoded
+_CHECKS_AT_ONCE = 2  # the largest portraits take 400 MB each while they are decoded, progressive and CMYK ones 800
 
 
 class Service:

@@ -10,6 +10,7 @@ import pytest
 from api import http_protocol, middleware, server, service, uploads
 from api.settings import Settings
 from engines.dice_talk import pipeline, windows
+from media import image
 from tests.docs.documents import GUIDE, REFERENCE, text, words
 from tests.http.test_process import ROOT
 from tests.scripted_engine import ScriptedEngine
@@ -33,6 +34,8 @@ SENTENCES: list[tuple[str, str, tuple[float, ...]]] = [
     (GUIDE, r"每个文本字段最多 (\d+) 字节，一个表单最多 (\d+) 个字段", (uploads._TEXT_LIMIT, uploads._PART_LIMIT)),
     (REFERENCE, r"at most (\d+) bytes, a\s+form at most (\d+) fields", (uploads._TEXT_LIMIT, uploads._PART_LIMIT)),
     (REFERENCE, r"(\d+) fields, (\d+) bytes of text each; (\d+) kB", (uploads._PART_LIMIT, uploads._TEXT_LIMIT, HEAD)),
+    (GUIDE, r"超过 (\d+) 个数据块的图片、\s+超过 (\d+) 次扫描", (image._MAX_PIECES, image._MAX_SCANS)),
+    (REFERENCE, r"more than (\d+) pieces, or a JPEG of more than (\d+) scans", (image._MAX_PIECES, image._MAX_SCANS)),
     (GUIDE, r"请求头超过 (\d+) kB", (HEAD,)),
     (REFERENCE, r"more than (\d+) kB of request headers", (HEAD,)),
     (GUIDE, r"最多 (\d+) 个字符", (ID_LENGTH,)),
