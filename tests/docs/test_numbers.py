@@ -92,11 +92,11 @@ def test_the_speed_of_the_preview_is_what_was_measured() -> None:
     )
     measured = (ROOT / "benchmarks" / "results" / "preview.md").read_text()
     rows = re.findall(r"^\| (\d+) px \| (\d+) s \| [\d.]+ s \| ([\d.]+) \|.*\| (\d+) MB \|$", measured, re.M)
-    assert {(row[0], row[1]) for row in rows} >= {("512", "10"), ("512", "600"), ("1024", "10")}
+    assert {(row[0], row[1]) for row in rows} >= {("512", "10"), ("512", "60"), ("512", "600"), ("1024", "10")}
     for side, claimed in (("512", at_512), ("1024", at_1024)):
         assert min(float(speed) for width, _, speed, _ in rows if width == side) >= float(claimed)
     memory = {int(seconds): int(size) for width, seconds, _, size in rows if width == "512"}
-    assert memory[600] <= 1.1 * memory[10]  # "does not grow with the length of the speech"
+    assert memory[600] <= 1.05 * memory[60]  # "does not grow with the length of the speech"
 
 
 def test_the_headers_that_web_pages_can_read(tmp_path_factory: pytest.TempPathFactory) -> None:
