@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.http.conftest import check_error
+from tests.http.conftest import assert_no_secrets, check_error
 from tests.http.odd.all_cases import GROUPS, cases
 from tests.http.odd.case import ACCEPTED, Case
 from tests.http.odd.pictures import portrait
@@ -61,6 +61,7 @@ def check_answer(case: Case, answer: httpx.Response) -> bool:
     outcome = (answer.status_code, "accepted" if answer.status_code == 202 else body["code"])
     assert outcome in case.outcomes, f"instead of {set(case.outcomes)}"
     if outcome == ACCEPTED:
+        assert_no_secrets(answer.text)
         return True
     check_error(answer, *outcome)
     return False
@@ -71,7 +72,9 @@ def check_task(client: httpx.Client, case: Case, status_url: str) -> None:
     status: dict[str, object] = {}
 
     def ended() -> bool:
-        status.update(client.get(status_url).json())
+        answer = client.get(status_url)
+        assert_no_secrets(answer.text)
+        status.update(answer.json())
         return status["status"] in ("COMPLETED", "FAILED")
 
     wait_for(ended, 300)
