@@ -243,11 +243,11 @@ def test_a_service_that_takes_no_jobs(in_state: Callable[[str], Client], method:
         answer = client.http.request(method, url(path, UNKNOWN), data={"emotion": "happy", "seed": "99"}, files=files)
     else:
         answer = client.http.request(method, url(path, UNKNOWN))
-    if status in documented(method, path):
+    if status in documented("GET" if method == "HEAD" else method, path):  # the schema leaves HEAD out
         check(answer, status, state)
     else:
         check_any(answer)
-        assert answer.status_code < 400 or (answer.status_code == 404 and "{task_id}" in path) or method == "HEAD"
+        assert answer.status_code < 400 or (answer.status_code == 404 and "{task_id}" in path)
 
 
 class Broken:
