@@ -40,7 +40,10 @@ class DeviceMonitor:
 
 
 def _handle(device_id: int) -> Any:
-    """NVML's own for what CUDA, which sees only the GPUs of CUDA_VISIBLE_DEVICES, counts as `device_id`."""
+    """NVML's own for what CUDA, which sees only the GPUs of CUDA_VISIBLE_DEVICES, counts as `device_id`.
+
+    NVML counts by PCI slot; among unequal cards CUDA does so with CUDA_DEVICE_ORDER=PCI_BUS_ID.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return pynvml.nvmlDeviceGetHandleByIndex(device_id)

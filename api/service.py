@@ -119,10 +119,14 @@ class Service:
 
     def _remove_leftovers(self) -> None:
         """Tasks do not outlive a service: its uploads are of no more use, its videos are kept for their time."""
-        for store in (self.uploads, self.outputs):
-            store.remove_parts()
-        self.uploads.remove_leftovers(0)
-        self.outputs.remove_leftovers(self.settings.tasks.retention_hours * 3600)
+        kept = {
+            "upload_dir": (self.uploads, 0.0),
+            "output_dir": (self.outputs, self.settings.tasks.retention_hours * 3600),
+        }
+        for key, (store, seconds) in kept.items():
+            with used_as(f"files.{key}"):
+                store.remove_parts()
+                store.remove_leftovers(seconds)
 
 
 def _store(directory: Path) -> FileStore:

@@ -256,7 +256,7 @@ def load_settings(config: Path | None = None, overrides: Mapping[str, Mapping[st
         raise SettingsError("\n".join(_sentences(error))) from error
     except SourceError as error:
         raise SettingsError(f'{error}. Lists are written as JSON, such as ["https://example.com"].') from error
-    except (yaml.YAMLError, OSError, TypeError, ValueError) as error:
+    except (yaml.YAMLError, OSError, TypeError, ValueError, RecursionError) as error:
         raise SettingsError(f"The settings cannot be read: {error}") from error
 
 

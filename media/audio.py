@@ -37,7 +37,7 @@ def probe(path: Path) -> AudioInfo:
     """Decode the whole file to prove it. Raises UnsupportedMediaError, InvalidAudioError."""
     with _open(path) as source:
         seconds = 0.0
-        rate = channels = 0
+        rate = channels = first_rate = 0
         for frame in _frames(source):
             rate, channels = frame.sample_rate, frame.layout.nb_channels
             if not MIN_RATE <= rate <= MAX_RATE or channels > MAX_CHANNELS:
@@ -45,6 +45,7 @@ def probe(path: Path) -> AudioInfo:
                     f"The recording has {channels} channels at {rate} Hz; "
                     f"at most {MAX_CHANNELS} channels and {MIN_RATE} to {MAX_RATE} Hz are allowed."
                 )
+            first_rate = first_rate or rate  # of several MP3s in one file, the first declares its own length
             seconds += frame.samples / rate
             if seconds > MAX_SECONDS + 0.05:  # MP3 frames may carry a little padding
                 raise InvalidAudioError(f"The recording is longer than the {MAX_SECONDS:g} seconds allowed.")
@@ -52,7 +53,7 @@ def probe(path: Path) -> AudioInfo:
             raise InvalidAudioError(
                 f"The recording holds {seconds:.2f} seconds of sound; at least {MIN_SECONDS:g} are needed."
             )
-        declared = source.sound.declared_seconds(seconds, rate)
+        declared = source.sound.declared_seconds(seconds, first_rate)
         if seconds < 0.98 * declared - 0.2:
             raise InvalidAudioError(
                 f"The recording is cut short: it declares {declared:.1f} seconds and holds {seconds:.1f}."

@@ -6,8 +6,10 @@ faces above 0.999. Neither network can tell a covered face from a free one.
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import cv2
@@ -80,22 +82,23 @@ class FaceFinder:
         faces: list[Face] = []
         refusals: list[suitability.Refusal] = []  # of faces that came before
         proposals = 0
+        clear_when_turned = functools.cache(lambda divisor: self._shows_clear_face(_upside_down(image), divisor))
         for divisor in DIVISORS:
             found, proposed = self._find(image, divisor)
             proposals += proposed
             new = [face for face in found if not any(_same_face(face, other) for other in faces)]
             faces += new
             for face in sorted(new, key=_area, reverse=True):
-                refusal = self._refusal(image, face, divisor)
+                refusal = self._refusal(image, face, functools.partial(clear_when_turned, divisor))
                 if refusal is None:
                     warnings = _several(len(faces), refusals) + suitability.warnings(image, face.points)
                     return Portrait(_box_of(face.points), tuple(warnings))
                 refusals.append(refusal)
-            if suitability.TURN_UPRIGHT in (refusal.advice for refusal in refusals):
+            if suitability.UPSIDE_DOWN in refusals:
                 break  # so are the smaller faces
         if refusals:
             raise NoFaceError(str(refusals[0]))
-        raise NoFaceError(self._why_none(image, proposals))
+        raise NoFaceError(self._why_none(image, proposals, clear_when_turned))
 
     def landmarks(self, image: Image, face: FaceBox) -> Landmarks:
         """The landmarks of a face that `inspect` returned. Raises NoFaceError when the picture does not show it."""
@@ -109,20 +112,20 @@ class FaceFinder:
         middle = (face.left + face.right) / 2, (face.top + face.bottom) / 2
         return self._refined(image, Region(*middle, REGION_MARGIN * side, face.roll))
 
-    def _refusal(self, image: Image, face: Face, divisor: int) -> suitability.Refusal | None:
-        """Why a face cannot be animated; None if it can."""
-        if face.logit < CLEAR_LOGIT and self._shows_clear_face(_upside_down(image), divisor):
+    def _refusal(self, image: Image, face: Face, clear_when_turned: Callable[[], bool]) -> suitability.Refusal | None:
+        """Why a face cannot be animated; None if it can. `clear_when_turned`: on its head, the picture shows one."""
+        if face.logit < CLEAR_LOGIT and clear_when_turned():
             return suitability.UPSIDE_DOWN
         refusal = suitability.refusal(image, face.points)
         if refusal is None and self._measured(image, _box_of(face.points)) is None:
             return suitability.UNCLEAR  # what the job will do must work, or be refused here
         return refusal
 
-    def _why_none(self, image: Image, proposals: int) -> str:
+    def _why_none(self, image: Image, proposals: int, clear_when_turned: Callable[[int], bool]) -> str:
         """What to tell the owner of a picture in which the mesh confirmed no face."""
         if float(np.percentile(image, 99)) < BLACK_LEVEL:
             return BLACK
-        if self._shows_clear_face(_upside_down(image), DIVISORS[0]):
+        if any(clear_when_turned(divisor) for divisor in (DIVISORS if proposals else DIVISORS[:1])):
             return str(suitability.UPSIDE_DOWN)
         return NEARLY_FACE if proposals else NO_FACE
 

@@ -79,14 +79,10 @@ class FaceView:
 
 def refusal(image: Image, points: Landmarks) -> Refusal | None:
     """Why the face with these landmarks cannot be animated; None if it can."""
-    roll, yaw, eye_pixels, eye_ratio = _pose(points)
-    if abs(roll) > MAX_ROLL:
-        return Refusal(f"is tilted by about {abs(math.degrees(roll)):.0f} degrees", TURN_UPRIGHT)
-    if abs(yaw) > MAX_YAW or eye_ratio < MIN_EYE_RATIO:
-        return Refusal(
-            f"is turned away by about {abs(math.degrees(yaw)):.0f} degrees",
-            "Please use a photograph in which the face looks at the camera.",
-        )
+    turned = _turned(points)
+    if turned is not None:
+        return turned
+    eye_pixels = _eye_distance(points)
     if eye_pixels < MIN_EYE_PIXELS:
         return Refusal(
             f"is too small: its eyes are {eye_pixels:.1f} pixels apart, at least {MIN_EYE_PIXELS} are needed",
@@ -104,6 +100,18 @@ def refusal(image: Image, points: Landmarks) -> Refusal | None:
     return None
 
 
+def _turned(points: Landmarks) -> Refusal | None:
+    roll, yaw, _, eye_ratio = _pose(points)
+    if abs(roll) > MAX_ROLL:
+        return Refusal(f"is tilted by about {abs(math.degrees(roll)):.0f} degrees", TURN_UPRIGHT)
+    if abs(yaw) > MAX_YAW:
+        return Refusal(
+            f"is turned away by about {abs(math.degrees(yaw)):.0f} degrees",
+            "Please use a photograph in which the face looks at the camera.",
+        )
+    return UNCLEAR if eye_ratio < MIN_EYE_RATIO else None
+
+
 def warnings(image: Image, points: Landmarks) -> list[str]:
     """What the owner of a usable face should know: a sentence each."""
     _, yaw, eye_pixels, _ = _pose(points)
@@ -116,8 +124,8 @@ def warnings(image: Image, points: Landmarks) -> list[str]:
         f"The face is small (eyes {eye_pixels:.0f} pixels apart); the video will be blurred.": (
             eye_pixels < WARN_EYE_PIXELS
         ),
-        f"The face takes up little of the picture: at a min_resolution of {VIDEO_SIDE} its eyes are about "
-        f"{in_video:.0f} pixels apart in the video. Set crop to true for a larger face.": in_video < VIDEO_EYE_PIXELS,
+        f"The face takes up little of the picture: without crop, and at a min_resolution of {VIDEO_SIDE}, its eyes are "
+        f"about {in_video:.0f} pixels apart in the video.": in_video < VIDEO_EYE_PIXELS,
         "The face is dark; a photograph taken in better light gives a clearer video.": _brightness(view) < WARN_SKIN,
         "The eyes seem to be covered by sunglasses; a blink will look drawn on the glass.": _wears_sunglasses(view),
         "The picture looks painted or reduced to a few colours; a photograph moves more naturally.": _is_poster(view),

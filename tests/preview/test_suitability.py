@@ -148,7 +148,7 @@ def test_a_photograph_that_is_not_upright_is_to_be_turned(
 def test_a_face_upside_down_in_a_large_picture_is_seen_as_such(finder: FaceFinder, portrait: Image) -> None:
     scene = np.full((1400, 1400, 3), 90, np.uint8)
     scene[700 : 700 + portrait.shape[0], 200 : 200 + portrait.shape[1]] = rotated(portrait, 180)
-    with pytest.raises(NoFaceError, match=r"photograph"):
+    with pytest.raises(NoFaceError, match=r"upside down\. Please turn the photograph upright\."):
         finder.inspect(scene)
 
 
@@ -156,8 +156,8 @@ def test_a_face_that_would_be_tiny_in_the_video_is_better_cropped(finder: FaceFi
     scene = np.full((1400, 1400, 3), 90, np.uint8)
     scene[700 : 700 + portrait.shape[0], 200 : 200 + portrait.shape[1]] = portrait
     assert finder.inspect(scene).warnings == (
-        "The face takes up little of the picture: at a min_resolution of 512 its eyes are about 15 pixels apart in "
-        "the video. Set crop to true for a larger face.",
+        "The face takes up little of the picture: without crop, and at a min_resolution of 512, its eyes are about 15 "
+        "pixels apart in the video.",
     )
 
 
@@ -168,6 +168,13 @@ def test_a_smaller_face_is_taken_where_the_largest_is_turned_away(finder: FaceFi
     assert len(found.warnings) == 1
     assert found.warnings[0].startswith("2 faces were found in the picture; the largest one is turned away by about ")
     assert found.warnings[0].endswith(" degrees, so another one is animated.")
+
+
+def test_a_smaller_face_is_taken_where_the_largest_lies_on_its_side(finder: FaceFinder, portrait: Image) -> None:
+    lying = rotated(resized(portrait, 1.5), 80)
+    found = finder.inspect(beside(lying, portrait))
+    assert found.face.left > lying.shape[1]
+    assert "the largest one is tilted by about " in found.warnings[0]
 
 
 def test_where_no_face_is_usable_the_largest_is_spoken_of(finder: FaceFinder, portrait: Image) -> None:
