@@ -34,6 +34,7 @@ Series = NDArray[np.float64]
 """One value per video frame."""
 
 MIDDLES = (4, 5, 6)  # of the eleven points of each inner lip: those in the middle of the mouth
+NEAR, EDGE = 0.14, 0.12  # face units of skin around mouth, eyes and brows, and along the oval, that do not count
 FAR = 0.30  # face units outside the oval of the face: hair, ears, what is behind them
 BLOCK = 8  # pixels: differences are averaged over such squares, which takes out what the encoder scatters
 SAMPLE_RATE = 16000
@@ -60,14 +61,18 @@ class Score:
     outside: float  # largest difference from the portrait outside the moving window, averaged over a block
     far: float  # the same inside it, far from what a face moves, from the portrait moved by the head alone
     flicker: float  # largest mean jump there from frame to frame and back
+    skin: float  # the same of the skin of the face, averaged over blocks; its motion is part of it
     ends: float  # seconds between the ends of picture and sound
 
 
-LIMITS = Score(mouth=0.90, outside=6.0, far=9.0, flicker=1.2, ends=0.040)
+LIMITS = Score(mouth=0.90, outside=6.0, far=9.0, flicker=1.2, skin=6.0, ends=0.040)
 """The least correlation, and the most of everything else.
 
+Motion alone gives the skin 1.7-4.2; light that goes to and fro by 1.5 % gives 11.2-12.7.
 The encoder alone leaves 2.1-4.5 outside, 3.3-6.6 far and 0.2-0.8 of flicker, most in the pictures with most detail.
 """
+
+MOST = ("outside", "far", "flicker", "skin", "ends")
 
 
 def make(
@@ -96,9 +101,11 @@ def score(finder: FaceFinder, take: Take) -> Score:
     """Measure a finished video."""
     frames = list(decode(take.path))
     still_mask, far_mask = regions(take)
+    skin_mask = skin(take)
     renderer = Renderer(take.still, take.puppet)
-    outside = far = flicker = 0.0
+    outside = far = flicker = jumps = 0.0
     rests: list[NDArray[np.float32]] = []
+    faces: list[NDArray[np.float32]] = []
     for shown, pose in zip(frames, take.poses, strict=True):
         head_only = np.concatenate([np.zeros(len(FACE_BASES), np.float32), pose[len(FACE_BASES) :]])
         rest = _luma(shown) - _luma(renderer.frame(head_only))
@@ -106,30 +113,30 @@ def score(finder: FaceFinder, take: Take) -> Score:
         outside = max(outside, float(blocks[still_mask].max(initial=0)))
         far = max(far, float(blocks[far_mask].max(initial=0)))
         rests = [*rests[-2:], rest]
+        faces = [*faces[-2:], np.asarray(cv2.blur(_luma(shown), (BLOCK, BLOCK)), np.float32)]
         if len(rests) == 3:
-            bend = rests[0] - 2 * rests[1] + rests[2]
-            flicker = max(flicker, float(np.abs(bend[still_mask | far_mask]).mean()))
+            flicker = max(flicker, _jump(rests, still_mask | far_mask))
+            jumps = max(jumps, _jump(faces, skin_mask))
     return Score(
         mouth=correlation(lip_gaps(finder, frames)[EASE:], wanted_gaps(take)[EASE:]),
         outside=outside,
         far=far,
         flicker=flicker,
+        skin=jumps,
         ends=ends_apart(take.path),
     )
 
 
 def worst(scores: Sequence[Score]) -> Score:
     """The worst of every figure."""
-    most = {name: max(getattr(found, name) for found in scores) for name in ("outside", "far", "flicker", "ends")}
+    most = {name: max(getattr(found, name) for found in scores) for name in MOST}
     return Score(mouth=min(found.mouth for found in scores), **most)
 
 
 def failures(found: Score) -> list[str]:
     """The names of the figures beyond their limits."""
     wrong = ["mouth"] if not found.mouth >= LIMITS.mouth else []
-    return wrong + [
-        name for name in ("outside", "far", "flicker", "ends") if not getattr(found, name) <= getattr(LIMITS, name)
-    ]
+    return wrong + [name for name in MOST if not getattr(found, name) <= getattr(LIMITS, name)]
 
 
 def ends_apart(path: Path) -> float:
@@ -233,6 +240,23 @@ def regions(take: Take) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     return free & ~window, free & window & (distance > FAR) & (v < 0)
 
 
+def skin(take: Take) -> NDArray[np.bool_]:
+    """Where the face shows skin that neither parts nor carries hair, (height, width)."""
+    still, shape = take.still, take.puppet.shape
+    corner = np.array([still.window.left, still.window.top])
+
+    def distance(polygons: Iterable[Sequence[int]], inside: int) -> NDArray[np.float32]:
+        """Of every pixel in face units, from what lies outside the polygons (inside=1) or from them (inside=0)."""
+        mask = np.full(still.picture.shape[:2], 1 - inside, np.uint8)
+        for polygon in polygons:
+            places = shape.to_pixels(shape.points[list(polygon)]) + corner
+            cv2.fillPoly(mask, [cv2.convexHull(places.round().astype(np.int32))], (inside,))
+        return np.asarray(cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) / shape.unit, np.float32)
+
+    features = [(*upper, *lower) for upper, lower in (*lm.EYES, *lm.BROWS, (lm.UPPER_OUTER, lm.LOWER_OUTER))]
+    return (distance([lm.OVAL], 1) > EDGE) & (distance(features, 0) > NEAR)
+
+
 def measured(
     engine: PreviewEngine, finder: FaceFinder, picture: Image, *, speech: Path, seconds: float, params: SynthesisParams
 ) -> Score:
@@ -244,6 +268,12 @@ def measured(
 
 def _pairs() -> list[tuple[int, int]]:
     return [(lm.UPPER_INNER[middle], lm.LOWER_INNER[middle]) for middle in MIDDLES]
+
+
+def _jump(three: Sequence[NDArray[np.float32]], where: NDArray[np.bool_]) -> float:
+    """How far the middle one of three frames is off the mean of its neighbours, twice, on average."""
+    before, now, after = three
+    return float(np.abs((before - 2 * now + after)[where]).mean())
 
 
 def _luma(picture: Image) -> NDArray[np.float32]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -62,6 +63,17 @@ def flickering(frames: list[Image]) -> list[Image]:
     return [np.clip(frame.astype(np.int16) + 3 * (-1) ** i, 0, 255).astype(np.uint8) for i, frame in enumerate(frames)]
 
 
+def shimmering(frames: list[Image]) -> list[Image]:
+    """The light on the face alone goes to and fro, by less than two hundredths."""
+    height, width = frames[0].shape[:2]
+    spot = np.zeros((height, width), np.float32)
+    cv2.ellipse(spot, (width // 2, int(0.4 * height)), (48, 56), 0, 0, 360, 1, -1)
+    return [
+        (frame * (1 + 0.015 * (-1) ** i * spot[..., None])).clip(0, 255).astype(np.uint8)
+        for i, frame in enumerate(frames)
+    ]
+
+
 def sliding(frames: list[Image]) -> list[Image]:
     """The whole picture moves by two pixels."""
     return [frame if i < 20 else np.roll(frame, 2, axis=1) for i, frame in enumerate(frames)]
@@ -75,8 +87,14 @@ def test_a_video_of_the_example_is_within_all_limits(take: Take, finder: FaceFin
 
 @pytest.mark.parametrize(
     ("fault", "figures"),
-    [(late, {"mouth"}), (frozen, {"mouth"}), (flickering, {"flicker"}), (sliding, {"outside", "far"})],
-    ids=["late", "frozen", "flickering", "sliding"],
+    [
+        (late, {"mouth"}),
+        (frozen, {"mouth"}),
+        (flickering, {"flicker"}),
+        (shimmering, {"skin"}),
+        (sliding, {"outside", "far"}),
+    ],
+    ids=["late", "frozen", "flickering", "shimmering", "sliding"],
 )
 def test_every_fault_is_noticed(
     take: Take, finder: FaceFinder, tmp_path: Path, fault: Callable[[list[Image]], list[Image]], figures: set[str]
@@ -127,7 +145,7 @@ def test_the_benchmark_says_which_targets_were_met(monkeypatch: pytest.MonkeyPat
             return {"seconds": float(str(given[1])) / 4, "encoding": 1.0, "peak_mb": 200.0}
         if name == "voice":
             return {"correlation": 0.65, "lag": 0, "silence": 0.5, "ends": 0.0}
-        score = {"mouth": 0.95, "outside": 3.0, "far": 4.0, "flicker": 0.5, "ends": 0.0}
+        score = {"mouth": 0.95, "outside": 3.0, "far": 4.0, "flicker": 0.5, "skin": 3.0, "ends": 0.0}
         return score if name == "scores" else {"sha256": "abc"}
 
     monkeypatch.setattr(preview, "_case", pretend)
