@@ -46,8 +46,20 @@ def test_the_level_of_the_http_server(tmp_path: Path, level: str, expected: int)
     assert written(tmp_path, server={"log_level": level}).count("the server") == expected
 
 
-def test_the_format(tmp_path: Path) -> None:
-    assert written(tmp_path, logging={"format": "%(levelname)s|%(message)s"}).startswith("INFO|Task 1 started\n")
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [("%(levelname)s|%(message)s", "INFO|Task 1 started\n"), ("%(name)s: %(message)s", "api.x: Task 1 started\n")],
+)
+def test_the_format(tmp_path: Path, form: str, expected: str) -> None:
+    assert written(tmp_path, logging={"format": form}).startswith(expected)
+
+
+@pytest.mark.parametrize("name", ["own.log", "logs/of/the.service"])
+def test_the_file(tmp_path: Path, name: str) -> None:
+    configure_logging(make_settings(tmp_path, logging={"file": tmp_path / name}))
+    logging.getLogger("api.x").info("Task 1 started")
+    assert "Task 1 started" in (tmp_path / name).read_text()
+    assert not (tmp_path / "api.log").exists()
 
 
 def test_only_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

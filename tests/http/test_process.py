@@ -139,7 +139,7 @@ def test_steps_are_a_warning_under_the_preview_engine(preview: httpx.Client) -> 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_the_running_task_finish(tmp_path: Path, number: signal.Signals) -> None:
-    with server(tmp_path, TASKS__MAX_WORKERS=1) as (process, client):
+    with server(tmp_path, TASKS__MAX_WORKERS=1, TASKS__SHUTDOWN_GRACE=60) as (process, client):
         running = start(client, duration=4, min_resolution=256)
         waiting = start(client, duration=4, min_resolution=256, seed=1)
         wait_for(lambda: client.get(running["status_url"]).json()["status"] == "PROCESSING")
