@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from api import errors
 from api.models import ServiceState
-from tests.http.test_process import ROOT
+from tests.process import ROOT
 
 # Calls whose status or code is no literal, by file and source: what they can answer.
 _COMPUTED: dict[tuple[str, str], set[tuple[int, str]]] = {

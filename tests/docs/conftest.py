@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.documents import Block
-from tests.http.test_process import ROOT, finish, server, start
+from tests.process import ROOT, finish, server, start
 from tests.server import wait_for
 
 

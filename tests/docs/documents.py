@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-from tests.http.test_process import ROOT
+from tests.process import ROOT
 
 PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "doc").glob("*.md"))
 DOCUMENTS = ("README.md", "README_API.md", *PAGES)

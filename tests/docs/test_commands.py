@@ -12,7 +12,7 @@ import api.server
 import test_api
 from engines.dice_talk import checkpoints
 from tests.docs.documents import BOTH, GUIDE, REFERENCE, exit_codes, table, tables, text
-from tests.http.test_process import EXAMPLES, ROOT
+from tests.process import EXAMPLES, ROOT
 
 
 @pytest.fixture(scope="module")

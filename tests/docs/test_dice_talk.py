@@ -7,7 +7,7 @@ from dataclasses import fields
 
 from engines.dice_talk import audio_features, pipeline, portrait, sampler, vae, windows
 from engines.dice_talk.pipeline import Sampling
-from tests.http.test_process import ROOT
+from tests.process import ROOT
 
 PAGE = (ROOT / "doc" / "dice_talk.md").read_text()
 CODE = ROOT / "engines" / "dice_talk"

@@ -16,7 +16,7 @@ from api.settings import load_settings
 from media import video
 from tests.docs.conftest import Run, Service
 from tests.docs.documents import ALL_BLOCKS, DOCUMENTS, EXTENDING, Block, text
-from tests.http.test_process import ROOT
+from tests.process import ROOT
 
 # What becomes of each kind of block, here and in test_extending.py and test_front_end.py.
 KINDS = {"bash", "python", "json", "yaml", "text", "diff", "html"}

@@ -17,7 +17,7 @@ from engines.base import Engine
 from media import audio, image, video
 from tests.docs.conftest import Run, Service
 from tests.docs.documents import ALL_BLOCKS, EXTENDING, Block
-from tests.http.test_process import ROOT, environment, finish, serving, start
+from tests.process import ROOT, environment, finish, serving, start
 from tests.server import make_settings, running, wait_for
 
 BLOCKS = [block for block in ALL_BLOCKS if block.chapter == EXTENDING]

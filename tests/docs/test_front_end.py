@@ -16,7 +16,7 @@ from engines.base import Emotion
 from tests.browser import open_page
 from tests.docs.conftest import Service
 from tests.docs.documents import ALL_BLOCKS
-from tests.http.test_process import EXAMPLES
+from tests.process import EXAMPLES
 from tests.scripted_engine import ScriptedEngine
 from tests.server import make_settings, running
 

@@ -12,7 +12,7 @@ from api.settings import Settings
 from engines.dice_talk import pipeline, windows
 from media import image
 from tests.docs.documents import GUIDE, REFERENCE, text, words
-from tests.http.test_process import ROOT
+from tests.process import ROOT
 from tests.scripted_engine import ScriptedEngine
 from tests.server import make_settings
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.http.test_process import ROOT
+from tests.process import ROOT
 
 
 def results(name: str) -> str:

@@ -12,12 +12,11 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.http.test_process import ROOT
 from tests.media.speech import tone, write_wav
+from tests.process import ROOT, START
 from tests.scripted_engine import ScriptedEngine, noise_picture
 from tests.server import Running, make_settings, running, wait_for
 
-START = "/api/v1/synthesis/start"
 _LEAKS = re.compile(
     r"Traceback|/(root|tmp|home|usr|work)\b|\.py\b|\.part\b|site-packages|object at|<class|\bline \d|\\x[0-9a-f]{2}"
     r"|\b[A-Z]\w*(Error|Exception|Warning)\b|Errno|\b(PIL|Pillow|libav|FFmpeg|avcodec|numpy|OpenCV|pydantic|starlette)\b"

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.http.conftest import START, Client, check_error, png
+from tests.http.conftest import Client, check_error, png
+from tests.process import START
 from tests.scripted_engine import ScriptedEngine
 from tests.server import make_settings, running, wait_for
 

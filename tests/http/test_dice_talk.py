@@ -14,7 +14,7 @@ import pytest
 
 from media import video
 from tests.http.conftest import png
-from tests.http.test_process import EXAMPLES, environment, serving, start
+from tests.process import EXAMPLES, environment, serving, start
 from tests.server import wait_for
 
 JOB: dict[str, Any] = {"inference_steps": 8, "min_resolution": 256, "crop": True, "duration": 0.5, "seed": 0}

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.http.conftest import START, Client
+from tests.http.conftest import Client
+from tests.process import START
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ from starlette.routing import Mount
 
 from api.server import create_app
 from engines.base import GpuFailedError
-from tests.http.conftest import START, Client, check_error, png
+from tests.http.conftest import Client, check_error, png
+from tests.process import START
 from tests.scripted_engine import ScriptedEngine
 from tests.server import make_settings, running
 

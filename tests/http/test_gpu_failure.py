@@ -12,7 +12,7 @@ import pytest
 
 from engines.base import GpuFailedError, GpuOutOfMemoryError
 from tests.http.conftest import Client, check_error
-from tests.http.test_process import environment, finish, serving, start
+from tests.process import environment, finish, serving, start
 from tests.scripted_engine import ScriptedEngine
 from tests.server import make_settings, running
 

@@ -16,7 +16,7 @@ from api.server import create_app
 from api.service import Service
 from engines.base import SetupError
 from tests.http.conftest import Client
-from tests.http.test_process import ROOT, answers, environment, free_port
+from tests.process import ROOT, answers, environment, free_port
 from tests.scripted_engine import ScriptedEngine
 from tests.server import make_settings, running, wait_for
 

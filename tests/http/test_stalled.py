@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from api.uploads import _FileSink
-from tests.http.conftest import START, Client
+from tests.http.conftest import Client
+from tests.process import START
 from tests.scripted_engine import ScriptedEngine
 from tests.server import make_settings, running, wait_for
 

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from media import video
 from tests.browser import ARGUMENTS, CHROMIUM
-from tests.http.test_process import EXAMPLES, finish, server
+from tests.process import EXAMPLES, finish, server
 
 MILLISECONDS = 20_000  # for whatever a page has to show
 

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from api.file_store import FileStore
-from tests.http.conftest import START, Client, check_error, png
+from tests.http.conftest import Client, check_error, png
 from tests.media.speech import tone, write_mp3, write_wav
+from tests.process import START
 from tests.scripted_engine import ScriptedEngine
 from tests.server import make_settings, running, wait_for
 

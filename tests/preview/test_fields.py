@@ -24,9 +24,9 @@ from engines.preview.engine import PreviewEngine
 from engines.preview.face import FaceFinder
 from engines.preview.landmarks import Landmarks
 from media import video
-from tests.http.test_process import START, finish
 from tests.media.speech import write_wav
 from tests.preview.conftest import MODEL_DIR, PORTRAIT, SPEECH, decode
+from tests.process import START, finish
 from tests.server import make_settings, running
 
 MOUTH = [*lm.UPPER_OUTER, *lm.LOWER_OUTER, *lm.UPPER_INNER, *lm.LOWER_INNER]

@@ -11,7 +11,7 @@ from subprocess import Popen
 import httpx
 
 from tests.http.odd.case import Case
-from tests.http.test_process import START, environment, serving
+from tests.process import START, environment, serving
 from tests.server import wait_for
 
 
