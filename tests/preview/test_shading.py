@@ -14,13 +14,12 @@ from engines.preview import landmarks as lm
 from engines.preview import light
 from engines.preview.frame import Still
 from engines.preview.lattice import sample
+from engines.preview.light import LUMA
 from engines.preview.render import Renderer
 from engines.preview.rig import Rig
 from engines.preview.shading import Shading
 from engines.preview.shape import FaceShape, Points
 from tests.preview.conftest import pose
-
-LUMA = np.array([0.299, 0.587, 0.114])
 
 
 def shading(shape: FaceShape, picture: Image) -> Shading:

@@ -15,12 +15,12 @@ from engines.preview import light
 from engines.preview.face import FaceFinder
 from engines.preview.frame import Still, make_still
 from engines.preview.lattice import sample
+from engines.preview.light import LUMA
 from engines.preview.render import Renderer
 from engines.preview.rig import Rig, build
 from engines.preview.teeth import UPPER, Teeth
 from tests.preview.conftest import PARAMS, pose
 
-LUMA = np.array([0.299, 0.587, 0.114])
 SPEAKING = pose(jaw=0.35, lip=0.5, upper_lip=0.3)
 HALF, PIXEL = 0.34, 1 / 400
 
