@@ -168,6 +168,12 @@ def test_places_that_cannot_be_used_stop_the_start_too(tmp_path: Path, path: str
     assert str(refused.value).startswith(f"{path}: {value.removesuffix('/api.log')}")
 
 
+def test_what_cannot_be_removed_there_stops_the_start_too(tmp_path: Path) -> None:
+    (tmp_path / "uploads" / "1.part").mkdir(parents=True)  # no file, for once
+    with pytest.raises(SettingsError, match=r"^files\.upload_dir: .*1\.part: "):
+        create_app(make_settings(tmp_path))
+
+
 def test_all_wrong_values_are_said_at_once(tmp_path: Path) -> None:
     file = tmp_path / "own.yaml"
     file.write_text("server: {prt: 1, port: x}\ntask: {}\n")

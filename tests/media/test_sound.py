@@ -104,6 +104,15 @@ def test_several_mp3s_in_one_file(tmp_path: Path) -> None:
     assert np.abs(np.fft.rfft(samples[-12000:-4000])).argmax() == 220  # still 440 Hz, in half a second
 
 
+def test_the_first_of_several_mp3s_declares_its_own_length_alone(tmp_path: Path) -> None:
+    """Its frames are counted in its own rate: in that of the last one they would be a promise of 22 seconds."""
+    first = write_mp3(tmp_path / "first.mp3", tone(4, 44100), 44100).read_bytes()
+    last = write_mp3(tmp_path / "last.mp3", tone(1, 8000), 8000, xing=False).read_bytes()
+    joined = tmp_path / "joined.mp3"
+    joined.write_bytes(first + last)
+    assert audio.probe(joined).seconds == pytest.approx(5, abs=0.3)
+
+
 def test_what_follows_an_mp3_is_no_part_of_its_length(tmp_path: Path) -> None:
     path = write_mp3(tmp_path / "s", tone(1, 16000), 16000)
     path.write_bytes(path.read_bytes() + bytes(10_000))

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import portraits
 from engines.base import Image, NoFaceError
+from engines.preview import face as face_module
 from engines.preview.face import FaceFinder
 from tests.preview.test_face import resized, rotated, turned
 
@@ -175,6 +176,24 @@ def test_a_smaller_face_is_taken_where_the_largest_lies_on_its_side(finder: Face
     found = finder.inspect(beside(lying, portrait))
     assert found.face.left > lying.shape[1]
     assert "the largest one is tilted by about " in found.warnings[0]
+
+
+def test_a_crowd_of_unclear_faces_is_turned_round_once_for_each_scale(
+    finder: FaceFinder, portrait: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look costs as much as finding all faces."""
+    turned_round = []
+    turn = face_module._upside_down
+
+    def counted(image: Image) -> Image:
+        turned_round.append(image.shape)
+        return turn(image)
+
+    monkeypatch.setattr(face_module, "_upside_down", counted)
+    profile = turned(finder, portrait, -50)
+    with pytest.raises(NoFaceError):
+        finder.inspect(beside(*[profile] * 4))
+    assert 1 <= len(turned_round) <= len(face_module.DIVISORS)
 
 
 def test_where_no_face_is_usable_the_largest_is_spoken_of(finder: FaceFinder, portrait: Image) -> None:
