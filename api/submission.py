@@ -13,8 +13,7 @@ from api.errors import FieldError, FormError
 from api.models import StartForm
 from api.service import Service
 from api.settings import Settings
-from api.task_manager import TaskReport
-from api.tasks import Submission
+from api.tasks import Submission, TaskReport
 from api.uploads import Form, receive_form
 from engines.base import SynthesisParams
 from media import audio, image

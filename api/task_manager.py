@@ -10,7 +10,6 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from api.admission import check_time
@@ -19,7 +18,7 @@ from api.eta import SpeedMeter, WorkClock
 from api.file_store import FileStore
 from api.models import TaskErrorCode, TaskStatus
 from api.settings import TaskSettings
-from api.tasks import Result, Submission, Task
+from api.tasks import Result, Submission, Task, TaskReport
 from engines.base import Engine, EngineError, JobCancelledError, Report, Stage, SynthesisJob
 from media.errors import MediaError
 
@@ -29,15 +28,6 @@ _STOP_SECONDS = 10.0  # for an interrupted job to notice
 _CLOSED_RETRY_SECONDS = 30.0  # until another service may have taken this one's place
 _STOPPED = "The service was stopped before the video was ready."
 _LOST_GPU = "The GPU failed while another video was being made, and the service has to start again; send it again then."
-
-
-@dataclass(frozen=True, slots=True)
-class TaskReport:
-    """A task, and what only the queue knows about it."""
-
-    task: Task
-    queue_position: int | None
-    eta_seconds: float | None
 
 
 class TaskManager:

@@ -103,3 +103,12 @@ class Task:
         if self.ended or self.status is not expected:
             raise ValueError(f"task {self.id} is {self.status}, not {expected}")
         return replace(self, updated_at=max(now, self.updated_at), **changes)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskReport:
+    """A task, and what only the queue knows about it."""
+
+    task: Task
+    queue_position: int | None
+    eta_seconds: float | None

@@ -14,8 +14,8 @@ from api.errors import ApiError, UnavailableError
 from api.file_store import FileStore
 from api.models import TaskStatus
 from api.settings import TaskSettings
-from api.task_manager import TaskManager, TaskReport
-from api.tasks import Submission
+from api.task_manager import TaskManager
+from api.tasks import Submission, TaskReport
 from engines.base import (
     Cancelled,
     Emotion,

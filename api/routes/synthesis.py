@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -14,7 +13,7 @@ from api.models import TaskAccepted, TaskView
 from api.openapi import error_responses, header, video_responses
 from api.service import Service, service_of
 from api.submission import submit
-from api.task_manager import TaskReport
+from api.views import task_view
 
 PREFIX = "/api/v1/synthesis"
 _RANGE = re.compile(r"bytes=\s*(\d+-\d*|-\d+)(\s*,\s*(\d+-\d*|-\d+))*\s*")
@@ -51,7 +50,7 @@ async def start(request: Request, response: Response, service: Annotated[Service
 @router.get("/{task_id}/status", summary="How far a task is", responses=error_responses(404, 410, 500))
 async def status(task_id: str, service: Annotated[Service, Depends(service_of)]) -> TaskView:
     """Poll until `status` is COMPLETED or FAILED."""
-    return _view(service.tasks.get(task_id))
+    return task_view(service.tasks.get(task_id))
 
 
 @router.get(
@@ -97,32 +96,3 @@ def _video(service: Service, task_id: str, request: Request) -> Response:
     return FileResponse(
         task.result.path, media_type="video/mp4", filename="result.mp4", headers=headers, stat_result=found
     )
-
-
-def _view(report: TaskReport) -> TaskView:
-    task = report.task
-    message = task.message
-    if report.queue_position is not None:
-        message = f"Waiting, number {report.queue_position} in the queue."
-    return TaskView(
-        task_id=task.id,
-        status=task.status,
-        progress=round(task.progress, 4),
-        message=message,
-        created_at=_utc(task.created_at),
-        updated_at=_utc(task.updated_at),
-        stage=task.stage,
-        queue_position=report.queue_position,
-        eta_seconds=None if report.eta_seconds is None else round(report.eta_seconds, 1),
-        started_at=None if task.started_at is None else _utc(task.started_at),
-        completed_at=None if task.completed_at is None else _utc(task.completed_at),
-        expires_at=None if task.expires_at is None else _utc(task.expires_at),
-        error_code=task.error_code,
-        parameters=task.job.params,
-        engine=task.engine,
-        warnings=list(task.warnings),
-    )
-
-
-def _utc(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, UTC)
