@@ -162,6 +162,11 @@ class Engine(Protocol):
     version: str
     """Changes whenever equal input would give another video."""
 
+    checkpoint: str
+    """sha256 in hex over names and content of all model files that make the video, wherever they lie: another one
+    whenever one of them is. Known once `load` has returned; empty before, and for an engine without such files.
+    """
+
     one_at_a_time: bool
     """Whether jobs take turns for most of their time, so that more of them at once make none faster."""
 

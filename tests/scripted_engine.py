@@ -35,6 +35,7 @@ class ScriptedEngine:
 
     name = "preview"
     version = "scripted"
+    checkpoint = "5c" * 32
     one_at_a_time = False
     ignored_fields: Mapping[str, str] = {"inference_steps": "inference_steps has no effect here."}
     stage_weights: Mapping[Stage, float] = {Stage.PREPARING: 0.2, Stage.RENDERING: 0.7, Stage.ENCODING: 0.1}

@@ -29,8 +29,9 @@ from engines.dice_talk import audio_features, portrait
 from engines.dice_talk.cost import GIB, CostModel, device_memory, host_memory, latent_bytes
 from engines.dice_talk.device import is_out_of_memory
 from engines.dice_talk.face import Faces
-from engines.dice_talk.networks import Loaded, load
+from engines.dice_talk.networks import Loaded, load, model_files
 from engines.dice_talk.synthesis import Plan, Shared, Synthesis
+from engines.fingerprint import Fingerprint
 
 logger = logging.getLogger("engines.dice_talk")
 
@@ -72,6 +73,7 @@ class DiceTalkEngine:
         self._cost: CostModel | None = None
         self._memory = 0
         self._shared = Shared(self._device)
+        self.checkpoint = ""
         self.version = f"1-{dtype}-{'25' if interpolate else '12.5'}"
 
     def load(self) -> None:
@@ -93,7 +95,10 @@ class DiceTalkEngine:
         if self._device.type == "cuda" and not torch.cuda.is_available():
             raise SetupError("PyTorch finds no CUDA GPU. Set gpu.device_id to -1 to use the CPU, which takes hours.")
         self._memory = device_memory(self._device)
-        loaded = load(self._directory, self._device, self._dtype, interpolate=self._interpolate)
+        names = model_files(interpolate=self._interpolate)
+        with Fingerprint({name: self._directory / name for name in names}) as fingerprint:
+            loaded = load(self._directory, self._device, self._dtype, interpolate=self._interpolate)
+            self.checkpoint = fingerprint.result()
         cost = CostModel.of(loaded.networks.unet, _bytes_on(self._device, loaded))
         self._loaded, self._cost = loaded, cost
         logger.info(

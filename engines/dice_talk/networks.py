@@ -25,9 +25,11 @@ from engines.dice_talk.interpolation import IFNet
 from engines.dice_talk.loading import FETCH_AGAIN, TensorFile, fill
 from engines.dice_talk.pipeline import Networks, project_emotions
 from engines.dice_talk.priors import read_prior
+from engines.dice_talk.sources import REQUIRED_FILES
 from engines.dice_talk.unet import UNet, UNetConfig
 
 SVD = "stable-video-diffusion-img2vid-xt"
+_RIFE = "RIFE/flownet.pkl"
 _CPU = torch.device("cpu")
 _ADAPTERS = ".attn2.processor."
 _CONSTANTS: dict[str, dict[str, Any]] = {
@@ -59,6 +61,11 @@ class Loaded:
     speech: SpeechEncoder
     detector: FaceDetector
     interpolation: IFNet | None
+
+
+def model_files(*, interpolate: bool) -> list[str]:
+    """What `load` reads, as paths under the checkpoint directory."""
+    return [name for name in REQUIRED_FILES if interpolate or name != _RIFE]
 
 
 def load(directory: Path, device: torch.device, dtype: torch.dtype, *, interpolate: bool) -> Loaded:
@@ -237,7 +244,7 @@ def _detector(directory: Path) -> FaceDetector:
 
 
 def _interpolation(directory: Path, device: torch.device) -> IFNet:
-    file = TensorFile(directory, "RIFE/flownet.pkl", strip="module.")
+    file = TensorFile(directory, _RIFE, strip="module.")
     network = _made(lambda: IFNet(file.rows("block0.conv0.1.0.weight")))
     fill(network, file, name=file.name, device=device, dtype=torch.float32, ignored=("block_tea.",))
     return network

@@ -21,7 +21,8 @@ from engines.base import (
     SynthesisJob,
     SynthesisParams,
 )
-from engines.preview import frame, model, motion, mouth, rig
+from engines.fingerprint import Fingerprint
+from engines.preview import frame, model, motion, mouth, phones, rig
 from engines.preview.face import FaceFinder
 from engines.preview.render import Renderer
 from media import image as images
@@ -56,11 +57,16 @@ class PreviewEngine:
         """`model_dir` holds the face model file; nothing is read before `load`."""
         self._model_dir = model_dir
         self._finder: FaceFinder | None = None
+        self.checkpoint = ""
 
     def load(self) -> None:
         """Read the face model. Raises SetupError."""
         cv2.setNumThreads(1)  # OpenCV's own threads only get in the way of the encoder's
-        self._finder = FaceFinder(model.read(self._model_dir / model.FILE_NAME))
+        face = self._model_dir / model.FILE_NAME
+        with Fingerprint({model.FILE_NAME: face, **phones.model_files()}) as fingerprint:
+            finder = FaceFinder(model.read(face))
+            self.checkpoint = fingerprint.result()
+        self._finder = finder
 
     def inspect(self, image: Image) -> Portrait:
         """Find the face to animate. Raises NoFaceError."""

@@ -22,6 +22,18 @@ SHORTEST = 10  # hundredths; the recogniser makes nothing of less
 SEARCH_SECONDS = 5  # a block ends in the quietest moment of its last seconds
 PEAK = 0.8  # level the recogniser gets the recording at
 
+_MODEL_FILES = (
+    "en-us/cmudict-en-us.dict",
+    "en-us/en-us-phone.lm.bin",
+    "en-us/en-us/feat.params",
+    "en-us/en-us/mdef",
+    "en-us/en-us/means",
+    "en-us/en-us/noisedict",
+    "en-us/en-us/sendump",
+    "en-us/en-us/transition_matrices",
+    "en-us/en-us/variances",
+)
+
 SHAPES = ("jaw", "lip", "wide", "round", "close", "bite")
 """Columns of the shape of a sound, each 0..1."""
 
@@ -96,9 +108,19 @@ def _blocks(path: Path, seconds: float, levels: Levels, check: Callable[[], None
         yield np.concatenate(held)
 
 
-def _decoder() -> Any:
+def model_files() -> dict[str, Path]:
+    """The files that the recogniser reads for every recording, by name; none where there is no recogniser."""
     try:
         import pocketsphinx  # noqa: PLC0415 - optional: the mouth also moves without it
+    except ImportError:
+        return {}
+    models = Path(pocketsphinx.get_model_path())
+    return {f"pocketsphinx/{name}": models / name for name in _MODEL_FILES}
+
+
+def _decoder() -> Any:
+    try:
+        import pocketsphinx  # noqa: PLC0415
     except ImportError:
         logging.getLogger(__name__).warning("pocketsphinx cannot be imported: the lips follow the spectrum alone")
         return None
