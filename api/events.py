@@ -98,10 +98,12 @@ class EventHub:
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         heartbeat: float = HEARTBEAT_SECONDS,
+        interval: float = INTERVAL_SECONDS,
     ) -> None:
         self._now = now
         self._monotonic = monotonic
         self._heartbeat = heartbeat
+        self._interval = interval
         self._lock = threading.Lock()  # guards all below; never held while anything else is waited for
         self._channels: dict[str, _Channel] = {}  # by task
         self._ended: dict[str, None] = {}  # ids of ended tasks among them, first ended first
@@ -111,7 +113,7 @@ class EventHub:
     # -- what the task manager calls; from any thread, never waits -------------------------------------------------
 
     def publish(self, report: TaskReport) -> None:
-        """A task has made a step. Of steps in one state and stage only one per `INTERVAL_SECONDS` is an event."""
+        """A task has made a step. Of steps in one state and stage only one per `interval` is an event."""
         with self._lock:
             channel = self._channels.setdefault(report.task.id, _Channel())
             if self._too_soon(channel, report):
@@ -177,31 +179,21 @@ class EventHub:
             self._plan_release(channel)
         try:
             yield format_sse_event(retry=RETRY_MILLISECONDS)
-            seen = _number(last_event_id)
-            with self._lock:
-                known = seen is not None and channel.has(seen)
-            if seen is None or not known:
-                try:
-                    event = self._first(channel, present)
-                except ApiError:
-                    return
-                yield event.encoded
-                if event.last:
-                    return
-                seen = event.id
+            seen = self._known(channel, last_event_id)
             while True:
-                with self._lock:
-                    following = channel.after(seen)
-                    closed = channel.closed or self._closed
-                if following is not None:
-                    yield following.encoded
-                    if following.last:
+                closed = channel.closed or self._closed  # asked first: what was published before that is still sent
+                event = self._first(channel, present) if seen is None else self._after(channel, seen)
+                if event is not None:
+                    yield event.encoded
+                    if event.last:
                         return
-                    seen = following.id
+                    seen = event.id
                 elif closed:
                     return
                 elif not await self._has_changed(channel):
                     yield KEEPALIVE_COMMENT
+        except ApiError:
+            return  # as `present` says
         finally:
             with self._lock:
                 channel.listeners -= 1
@@ -216,6 +208,16 @@ class EventHub:
         except TimeoutError:
             return False
         return True
+
+    def _known(self, channel: _Channel, last_event_id: str | None) -> int | None:
+        """The id, if it is that of an event in the history."""
+        seen = _number(last_event_id)
+        with self._lock:
+            return seen if seen is not None and channel.has(seen) else None
+
+    def _after(self, channel: _Channel, event_id: int) -> Event | None:
+        with self._lock:
+            return channel.after(event_id)
 
     def _first(self, channel: _Channel, present: Callable[[], TaskReport]) -> Event:
         """The present state, with the newest event's id: what follows that event is still to come.
@@ -242,7 +244,7 @@ class EventHub:
             report = channel.held_back
             if report is None:
                 return
-            wait = channel.published + INTERVAL_SECONDS - self._monotonic()
+            wait = channel.published + self._interval - self._monotonic()
             if wait <= 0:
                 self._append(channel, report)
             elif channel.listeners:
@@ -253,7 +255,7 @@ class EventHub:
 
     def _too_soon(self, channel: _Channel, report: TaskReport) -> bool:
         newest = channel.newest
-        if newest is None or self._monotonic() - channel.published >= INTERVAL_SECONDS:
+        if newest is None or self._monotonic() - channel.published >= self._interval:
             return False
         before, task = newest.report.task, report.task
         return (before.status, before.stage) == (task.status, task.stage)
