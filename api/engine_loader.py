@@ -17,10 +17,14 @@ _BROKEN = "The engine could not be loaded; the service's log says why."
 
 
 class EngineLoader:
-    """Holds the one engine. `state` is STARTING, then READY or SETUP_FAILED; `reason` says why."""
+    """Holds the one engine. `state` is STARTING, then READY or SETUP_FAILED; `reason` says why.
 
-    def __init__(self, choose: Callable[[], Choice]) -> None:
+    `on_loaded` is called before READY.
+    """
+
+    def __init__(self, choose: Callable[[], Choice], on_loaded: Callable[[], None] = lambda: None) -> None:
         self._choose = choose
+        self._on_loaded = on_loaded
         self._engine: Engine | None = None
         self.done = threading.Event()
         self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
@@ -88,6 +92,7 @@ class EngineLoader:
         self._engine = choice.engine
         if choice.reason:
             logger.warning("%s", choice.reason)
+        self._on_loaded()
         self._end(ServiceState.READY, choice.reason)
         logger.info("Engine %s is ready", choice.engine.name)
         return None

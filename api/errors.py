@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from collections.abc import Mapping, Sequence
 from http import HTTPMethod, HTTPStatus
+from pathlib import Path
 
 from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Mount
@@ -100,6 +103,11 @@ def is_disk_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def disk_full(path: Path) -> OSError:
+    """The operating system's error, for those that have another way to say it."""
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
 def from_status(status: int, detail: str | None = None, headers: Mapping[str, str] | None = None) -> ApiError:
     """The answer for a bare HTTP status, such as the router's 404 and 405."""
     phrase = HTTPStatus(status).phrase
@@ -116,6 +124,8 @@ def from_exception(error: Exception) -> ApiError:
     """The answer for an exception; what is not the client's doing becomes a plain 500."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, RequestValidationError):
+        return _wrong_parameters(error)
     if isinstance(error, HTTPException):
         return from_status(error.status_code, error.detail, error.headers)
     if isinstance(error, (MediaError, EngineError)) and type(error) in _REFUSALS:
@@ -123,6 +133,15 @@ def from_exception(error: Exception) -> ApiError:
     if isinstance(error, OSError) and is_disk_full(error):
         return UnavailableError("storage_full", "The service has no room left for files.", STORAGE_RETRY_SECONDS)
     return ApiError(500, "internal", "Something went wrong inside the service.", "The service's log tells more.")
+
+
+def _wrong_parameters(error: RequestValidationError) -> ApiError:
+    errors = []
+    for problem in error.errors():
+        extra = problem["type"] == "extra_forbidden"
+        errors.append(FieldError(field=str(problem["loc"][-1]), message="is unknown" if extra else problem["msg"]))
+    detail = "; ".join(f"{problem.field}: {problem.message}" for problem in errors)
+    return ApiError(422, "validation_error", "The address has wrong parameters.", f"{detail}.", errors=errors)
 
 
 async def respond(request: Request, error: Exception) -> Response:

@@ -2,52 +2,51 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import logging
 import os
 import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from api.directories import Claim
 
 logger = logging.getLogger("api.file_store")
 
-_FINISHED = re.compile(r"[0-9a-f]{64}(\.mp4)?")
+_FINISHED = re.compile(r"[0-9a-f]{64}|[0-9a-f]{32}-\d+\.mp4|[0-9a-f]{64}\.mp4")  # the last: of former versions
 _PART = ".part"
 
 
 class FileStore:
-    """Content-addressed files in one directory, counted by holder. Safe to use from any thread.
+    """Files in one directory, counted by holder. Safe to use from any thread.
 
-    The directory belongs to one service at a time, since the counts are in its memory. Raises OSError when it cannot
-    be made, or when another service has it.
+    The directory belongs to one service at a time, since the counts are in its memory. Raises OSError as Claim does.
     """
 
     def __init__(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self._holders: Counter[str] = Counter()
         self._lock = threading.Lock()
-        self._claim = os.open(directory, os.O_RDONLY)
-        try:
-            fcntl.flock(self._claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._claim)
-            raise OSError(errno.EBUSY, "another service uses this directory", str(directory)) from None
+        self._claim = Claim(directory)
 
     def close(self) -> None:
         """Leave the directory to others; the files stay."""
-        os.close(self._claim)
+        self._claim.close()
 
     def path(self, name: str) -> Path:
         """Where the file is, or will be."""
         return self.directory / name
 
     def adopt(self, source: Path, name: str) -> Path:
-        """Move `source` here as `name`, unless the same content is here already, and hold it once."""
+        """Move `source` here as `name`, unless the same content is here already, and hold it once.
+
+        It is on the disk, and would survive a loss of power, when this returns.
+        """
+        with source.open("rb") as file:
+            os.fsync(file.fileno())
         with self._lock:
             path = self.path(name)
             if path.exists():
@@ -55,7 +54,8 @@ class FileStore:
             else:
                 source.replace(path)
             self._holders[name] += 1
-            return path
+        self.sync()
+        return path
 
     def hold(self, name: str) -> None:
         """Add a holder."""
@@ -74,6 +74,19 @@ class FileStore:
             except OSError:
                 logger.exception("A file could not be removed; the sweep will try again")
             return True
+
+    @contextmanager
+    def held(self, name: str) -> Iterator[Path]:
+        """Hold the file for as long as the context lasts."""
+        self.hold(name)
+        try:
+            yield self.path(name)
+        finally:
+            self.release(name)
+
+    def sync(self) -> None:
+        """Return when the names of the files are on the disk."""
+        self._claim.sync()
 
     def remove_leftovers(self, older_than_seconds: float) -> None:
         """Remove files that nobody holds: what an earlier service left, what could not be removed. Others stay."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from api.fields import (
     DynamicScale,
@@ -19,6 +19,8 @@ from api.fields import (
     Seed,
 )
 from engines.base import Emotion, Stage, SynthesisParams
+
+VERSION = "0.1.0"
 
 
 class TaskStatus(StrEnum):
@@ -40,7 +42,10 @@ class TaskErrorCode(StrEnum):
     STORAGE_FULL = "storage_full"
     GPU_OUT_OF_MEMORY = "gpu_out_of_memory"
     GPU_FAILED = "gpu_failed"
+    TOO_LARGE = "too_large"
     TIMEOUT = "timeout"
+    STALLED = "stalled"
+    CANCELLED = "cancelled"
     INTERRUPTED = "interrupted"
     INTERNAL = "internal"
 
@@ -115,6 +120,7 @@ class TaskView(BaseModel):
                 "completed_at": None,
                 "expires_at": None,
                 "error_code": None,
+                "attempt": 1,
                 "parameters": {
                     "emotion": "happy",
                     "ref_scale": 3.0,
@@ -147,9 +153,87 @@ class TaskView(BaseModel):
     completed_at: datetime | None
     expires_at: datetime | None = Field(description="When the task and its video are removed.")
     error_code: TaskErrorCode | None = Field(description="Why the task FAILED.")
+    attempt: int = Field(description="How often the task was begun; 2 when it was interrupted once.")
     parameters: SynthesisParams
     engine: str = Field(examples=["preview"])
     warnings: list[str]
+
+
+class TaskQuery(BaseModel):
+    """Which tasks to list. A parameter that is left empty counts as left out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    status: TaskStatus | None = Field(None, description="Only tasks with this status.")
+    limit: int = Field(20, ge=1, le=100, description="At most so many.")
+    after: str | None = Field(None, description="Only tasks older than this one: the `last_id` of the page before.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_empty(cls, values: Any) -> Any:
+        return {name: value for name, value in values.items() if value != ""} if isinstance(values, dict) else values
+
+
+class TaskList(BaseModel):
+    """Tasks, the newest first."""
+
+    data: list[TaskView]
+    has_more: bool = Field(description="Whether there are older ones: ask for them with `after=last_id`.")
+    first_id: str | None = Field(description="The first of `data`; null where there is none.")
+    last_id: str | None = Field(description="The last of `data`; null where there is none.")
+
+
+class ManifestInput(BaseModel):
+    """A file that was sent."""
+
+    sha256: str
+
+
+class ManifestInputs(BaseModel):
+    """What was sent."""
+
+    image: ManifestInput
+    audio: ManifestInput
+
+
+class ManifestEngine(BaseModel):
+    """What made the video, or will."""
+
+    name: str = Field(examples=["preview"])
+    version: str
+    checkpoint: str = Field(description="Changes with any of the model files: SHA-256 over all of them.")
+
+
+class ManifestTimings(BaseModel):
+    """When what happened."""
+
+    created_at: datetime
+    started_at: datetime | None = Field(description="Of the last attempt.")
+    completed_at: datetime | None
+    waited_seconds: float | None = Field(description="From the request to the last attempt.")
+    worked_seconds: float | None = Field(description="The last attempt; null until the task has ended.")
+
+
+class ManifestOutput(BaseModel):
+    """The video."""
+
+    sha256: str = Field(description="The same as the download's ETag.")
+    bytes: int
+
+
+class Manifest(BaseModel):
+    """All it takes to make the same video again, and to know that it is the same."""
+
+    task_id: str
+    status: TaskStatus
+    inputs: ManifestInputs
+    speech_seconds: float = Field(description="How much of the audio is used.")
+    parameters: SynthesisParams = Field(description="Every one, those with defaults too, and the seed.")
+    engine: ManifestEngine
+    service_version: str
+    attempt: int = Field(description="How often the task was begun.")
+    timings: ManifestTimings
+    output: ManifestOutput | None = Field(description="Null until the video is ready.")
 
 
 class ServiceState(StrEnum):

@@ -18,7 +18,7 @@ _ERRORS = {
     400: ("malformed_form", "The form is malformed."),
     404: ("task_not_found", "There is no such task."),
     408: ("request_timeout", "Nothing of the request came for too long."),
-    409: ("not_finished", "The video is not ready, or the task failed: `error` says which."),
+    409: ("not_finished", "Not in this state of the task, or of another request: `error` says which."),
     410: ("task_expired", "The task has expired; its video is gone."),
     413: ("too_large", "The request or one of its files is too large."),
     415: ("unsupported_media_type", "Not a form, or a file of no allowed kind."),
@@ -56,6 +56,17 @@ def header(name: str, description: str, kind: str = "string") -> dict[str, Any]:
     return {name: {"description": description, "required": True, "schema": {"type": kind}}}
 
 
+def accepted_response(*, replayed: bool = False) -> dict[str, Any]:
+    """The 202 of a route that makes a task; `replayed`: or gives one that an earlier request has made."""
+    headers = header("Location", "The status_url.")
+    if replayed:
+        headers["Idempotent-Replayed"] = {
+            "description": "`true` when the task is that of an earlier request with this Idempotency-Key.",
+            "schema": {"type": "string", "enum": ["true"]},
+        }
+    return {"description": "Accepted; poll `status_url`.", "headers": headers}
+
+
 def video_responses() -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route that answers with the mp4, a part of it, or that the client has it already."""
     etag = header("ETag", "Changes when the video does.")
@@ -71,6 +82,33 @@ def video_responses() -> dict[int | str, dict[str, Any]]:
         200: {"description": "The mp4.", "headers": headers, "content": content},
         206: {"description": "The range that was asked for.", "headers": headers | of_range, "content": content},
         304: {"description": "The client has it already (If-None-Match).", "headers": etag},
+    }
+
+
+def events_responses() -> dict[int | str, dict[str, Any]]:
+    """The `responses` of the route that streams a task's events."""
+    view = {"$ref": "#/components/schemas/TaskView"}
+    event = {
+        "type": "object",
+        "properties": {
+            "event": {"type": "string", "enum": ["queued", "progress", "completed", "failed"]},
+            "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": view},
+            "id": {"type": "string", "pattern": "^[0-9]+$"},
+        },
+        "required": ["event", "data", "id"],
+    }
+    example = (
+        'retry: 2000\n\nevent: progress\ndata: {"task_id":"1306cf1ce3aa4fdeb6c212a48710c020","status":"PROCESSING",'
+        '"progress":0.47,"message":"Rendering frame 60 of 200"}\nid: 1795363997097000\n\n'
+    )
+    return {
+        200: {
+            "description": "`data` is what `status` answers, on one line (shortened in the example). A line that begins "
+            "with a colon only says that the stream lives.",
+            "headers": header("Cache-Control", "`no-store`"),
+            "content": {"text/event-stream": {"itemSchema": event, "example": example}},
+        },
+        204: {"description": "The task has ended, and Last-Event-ID is that of its last event: no more will come."},
     }
 
 

@@ -13,14 +13,16 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from types import FrameType
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: BLAS threads spin on cores the renderer needs
 
 import uvicorn
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
@@ -30,9 +32,10 @@ from api.errors import ApiError, respond
 from api.http_protocol import bounded_protocol
 from api.logs import configure_logging
 from api.middleware import DrainBody, ErrorShape, RequestLog
+from api.models import VERSION
 from api.options import settings_from
-from api.routes import docs, health, synthesis
-from api.service import VERSION, Service
+from api.routes import docs, events, health, synthesis, tasks
+from api.service import Service, disk_free_bytes
 from api.settings import Settings, SettingsError
 from engines.base import Engine, EngineError
 from media.errors import MediaError
@@ -40,7 +43,7 @@ from media.errors import MediaError
 logger = logging.getLogger("api.server")
 
 _BACKLOG = 2048  # connections that wait to be accepted
-_SWEEP_SECONDS = 60.0
+_SWEEP_SECONDS, _WATCH_SECONDS = 60.0, 1.0
 _EXIT_SECONDS = 30.0  # for open requests to end, once all tasks have
 _LAST_POLLS_SECONDS = 5.0  # for clients to read how their tasks ended, when the service ends by itself
 _EXIT_UNFINISHED, _EXIT_GPU = 1, 8
@@ -53,9 +56,12 @@ Videos of the `preview` engine are labelled as previews; they are not made by th
 """
 
 
-def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
+def create_app(
+    settings: Settings, engine: Engine | None = None, *, disk_free: Callable[[Path], int] = disk_free_bytes
+) -> FastAPI:
     """Build the service. `engine` replaces the one the settings choose; it is loaded like any other."""
-    service = Service(settings, lambda: Choice(engine) if engine is not None else choose_engine(settings))
+    choose = (lambda: Choice(engine)) if engine is not None else (lambda: choose_engine(settings))
+    service = Service(settings, choose, disk_free)
     app = FastAPI(
         title="DICE-Talk API",
         version=VERSION,
@@ -66,10 +72,11 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.state.service = service
-    for router in (synthesis.router, health.router, docs.router):  # what is asked most often is found first
+    # What is asked most often is found first.
+    for router in (synthesis.router, tasks.router, events.router, health.router, docs.router):
         app.include_router(router)
     app.mount(docs.ASSETS, docs.assets)
-    for error in (ApiError, HTTPException, MediaError, EngineError):
+    for error in (ApiError, HTTPException, RequestValidationError, MediaError, EngineError):
         app.add_exception_handler(error, respond)
     openapi.install(app, settings)
     # Starlette puts the last one added outermost. ErrorShape stands on both sides of CORS: inside, so that errors
@@ -82,7 +89,15 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
         allow_credentials=settings.security.cors_credentials,
         allow_methods=["*"],
         allow_headers=["*"],
-        expose_headers=["X-Request-ID", "Location", "Retry-After", "ETag", "Content-Disposition", "Content-Range"],
+        expose_headers=[
+            "X-Request-ID",
+            "Location",
+            "Idempotent-Replayed",
+            "Retry-After",
+            "ETag",
+            "Content-Disposition",
+            "Content-Range",
+        ],
     )
     app.add_middleware(ErrorShape)
     app.add_middleware(RequestLog)
@@ -93,20 +108,24 @@ def create_app(settings: Settings, engine: Engine | None = None) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
     service.loader.start()
-    sweeper = asyncio.create_task(_sweep(service))
+    chores = (
+        asyncio.create_task(_repeat(service.tasks.sweep, _SWEEP_SECONDS)),
+        asyncio.create_task(_repeat(service.tasks.watch, _WATCH_SECONDS)),
+    )
     yield
-    sweeper.cancel()
+    for chore in chores:
+        chore.cancel()
     if await asyncio.to_thread(service.drain):
         service.close()
 
 
-async def _sweep(service: Service) -> None:
+async def _repeat(chore: Callable[[], None], seconds: float) -> None:
     while True:
         try:
-            await asyncio.to_thread(service.tasks.sweep)
+            await asyncio.to_thread(chore)
         except Exception:
-            logger.exception("The sweep failed; it will be tried again")
-        await asyncio.sleep(_SWEEP_SECONDS)
+            logger.exception("A chore failed; it will be tried again")
+        await asyncio.sleep(seconds)
 
 
 class DrainingServer(uvicorn.Server):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,30 +13,43 @@ from starlette.requests import Request
 from api.device import DeviceMonitor
 from api.engine_factory import Choice
 from api.engine_loader import EngineLoader
-from api.errors import UnavailableError
+from api.errors import STORAGE_RETRY_SECONDS, UnavailableError
+from api.events import EventHub
 from api.file_store import FileStore
-from api.models import Health, QueueView, ServiceState
-from api.settings import Settings, used_as
+from api.idempotency import KeysInUse
+from api.journal import Journal, JournalError
+from api.models import VERSION, Health, QueueView, ServiceState
+from api.settings import Settings, SettingsError, used_as
 from api.task_manager import TaskManager
 
-VERSION = "0.1.0"
 _ENGINE_WAIT_SECONDS = 30.0  # that a submission waits for an engine that is being loaded
 RETRY_SECONDS = 30.0
 _CHECKS_AT_ONCE = 2  # the largest portraits take 400 MB each while they are decoded, progressive and CMYK ones 800
 
 
 class Service:
-    """Settings, files, engine and queue. Raises SettingsError (a directory cannot be used)."""
+    """Settings, files, journal, engine and queue. Raises SettingsError (a directory cannot be used)."""
 
-    def __init__(self, settings: Settings, choose: Callable[[], Choice]) -> None:
+    def __init__(self, settings: Settings, choose: Callable[[], Choice], disk_free: Callable[[Path], int]) -> None:
         self.settings = settings
+        self._disk_free = disk_free
         with used_as("files.upload_dir"):
-            self.uploads = _store(settings.files.upload_dir)
+            self.uploads = FileStore(settings.files.upload_dir)
         with used_as("files.output_dir"):
-            self.outputs = _store(settings.files.output_dir)
+            self.outputs = FileStore(settings.files.output_dir)
+        self.journal = _journal(settings.files.data_dir)
+        self.events = EventHub()
+        self.keys_in_use = KeysInUse()
+        self.loader = EngineLoader(choose, self._engine_loaded)
+        self.tasks = TaskManager(
+            lambda: self.loader.engine,
+            settings.tasks,
+            self.uploads,
+            self.outputs,
+            self.journal,
+            events=self.events,
+        )
         self._remove_leftovers()
-        self.loader = EngineLoader(choose)
-        self.tasks = TaskManager(lambda: self.loader.engine, settings.tasks, self.uploads, self.outputs)
         self.device = DeviceMonitor(settings.gpu.device_id)
         self.checks = CapacityLimiter(_CHECKS_AT_ONCE)
         self.engine_wait_seconds = _ENGINE_WAIT_SECONDS
@@ -58,13 +70,18 @@ class Service:
         if self._draining:
             return "The service is stopping."
         failure = self.tasks.gpu_failure
-        return self.loader.reason if failure is None else f"{failure} The service ends, to be started again."
+        if failure is not None:
+            return f"{failure} The service ends, to be started again."
+        return " ".join(filter(None, (self._short_of_room(), self.loader.reason, self.journal.damage))) or None
 
     def check_open(self) -> None:
         """Raise UnavailableError when a submission would be refused now."""
         if self.state is ServiceState.SETUP_FAILED:
             raise UnavailableError("setup_failed", self.loader.reason or "The engine cannot start.", RETRY_SECONDS)
         self.tasks.check_open()
+        shortage = self._short_of_room()
+        if shortage is not None:
+            raise UnavailableError("storage_full", shortage, STORAGE_RETRY_SECONDS)
 
     async def engine_ready(self) -> None:
         """Wait until the engine is loaded. Raises UnavailableError."""
@@ -78,7 +95,7 @@ class Service:
         device = self.device.read()
         state = self.state
         return Health(
-            status="healthy" if state is ServiceState.READY else "unhealthy",
+            status="healthy" if state is ServiceState.READY and self._short_of_room() is None else "unhealthy",
             gpu_available=device is not None,
             model_loaded=self.loader.name == "dice_talk" and self._engine_works(),
             version=VERSION,
@@ -92,7 +109,7 @@ class Service:
                 max_workers=self.settings.tasks.max_workers,
                 max_queue=self.settings.tasks.max_queue,
             ),
-            disk_free_bytes=_disk_free(self.outputs.directory),
+            disk_free_bytes=self._free(self.outputs.directory),
         )
 
     def drain(self) -> bool:
@@ -105,44 +122,58 @@ class Service:
         with self._drain_lock:
             if self._stopped is None:
                 self._stopped = self.tasks.shutdown(0 if lost else self.settings.tasks.shutdown_grace)
+                self.events.close()
             return self._stopped
 
     def close(self) -> None:
         """Give back the engine and the directories."""
         if self._engine_works():  # on a GPU that failed, tidying up fails too; the end of the process does it
             self.loader.close()
+        self.journal.close()
         self.uploads.close()
         self.outputs.close()
+
+    def _engine_loaded(self) -> None:
+        self.tasks.resume()
 
     def _engine_works(self) -> bool:
         return self.loader.state is ServiceState.READY and self.tasks.gpu_failure is None
 
     def _remove_leftovers(self) -> None:
-        """Tasks do not outlive a service: its uploads are of no more use, its videos are kept for their time."""
-        kept = {
-            "upload_dir": (self.uploads, 0.0),
-            "output_dir": (self.outputs, self.settings.tasks.retention_hours * 3600),
-        }
-        for key, (store, seconds) in kept.items():
+        """Files that no task holds go at once, unless the journal that knew their tasks may be elsewhere or damaged."""
+        seconds = self.settings.tasks.retention_hours * 3600 if self.journal.new or self.journal.damage else 0.0
+        for key, store in (("upload_dir", self.uploads), ("output_dir", self.outputs)):
             with used_as(f"files.{key}"):
                 store.remove_parts()
                 store.remove_leftovers(seconds)
 
+    def _short_of_room(self) -> str | None:
+        """A sentence when a disk has less room than `files.min_free_mb`."""
+        least = self.settings.files.min_free_mb
+        free = [self._free(place) for place in (self.uploads.directory, self.outputs.directory, self.journal.directory)]
+        room = min((bytes_free for bytes_free in free if bytes_free is not None), default=None)
+        if room is None or room >= least * 2**20:
+            return None
+        return f"The service's disk has {room / 2**20:.0f} MB left, and takes new tasks only with {least:g} MB."
 
-def _store(directory: Path) -> FileStore:
-    store = FileStore(directory)
+    def _free(self, directory: Path) -> int | None:
+        try:
+            return self._disk_free(directory)
+        except OSError:
+            return None
+
+
+def disk_free_bytes(directory: Path) -> int:
+    """Room on the disk that the directory is on. Raises OSError."""
+    return shutil.disk_usage(directory).free
+
+
+def _journal(directory: Path) -> Journal:
     try:
-        tempfile.TemporaryFile(dir=directory).close()
-    except OSError as error:  # better now than when the first client sends its files
-        raise OSError(error.errno, f"no file can be made here ({error.strerror})", str(directory)) from error
-    return store
-
-
-def _disk_free(directory: Path) -> int | None:
-    try:
-        return shutil.disk_usage(directory).free
-    except OSError:
-        return None
+        with used_as("files.data_dir"):
+            return Journal(directory)
+    except JournalError as error:
+        raise SettingsError(f"files.data_dir: {error}") from error
 
 
 async def service_of(request: Request) -> Service:

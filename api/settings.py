@@ -123,6 +123,8 @@ class TaskSettings(_Section):
     retention_hours: float = Field(24, gt=0, le=87600)  # ten years
     shutdown_grace: float = Field(30, ge=0, le=86400)  # seconds
     timeout_seconds: float = Field(3600, gt=0, le=604800)
+    stall_seconds: float = Field(600, gt=0, le=604800)
+    max_attempts: int = Field(2, ge=1, le=100)
 
 
 class FileSettings(_Section):
@@ -130,16 +132,19 @@ class FileSettings(_Section):
 
     upload_dir: ProjectPath = Path("uploads")
     output_dir: ProjectPath = Path("outputs")
+    data_dir: ProjectPath = Path("data")
     checkpoint_dir: ProjectPath = Path("checkpoints")
     max_image_mb: float = Field(10, gt=0, allow_inf_nan=False)  # MB of 2**20 bytes
     max_audio_mb: float = Field(50, gt=0, allow_inf_nan=False)
+    min_free_mb: float = Field(500, ge=0, allow_inf_nan=False)
 
-    @field_validator("output_dir")
+    @field_validator("output_dir", "data_dir")
     @classmethod
     def _apart(cls, path: Path, info: ValidationInfo) -> Path:
-        uploads = info.data.get("upload_dir")  # none where it is wrong itself
-        if uploads is not None and uploads.resolve() == path.resolve():
-            raise ValueError("must be another directory than upload_dir")
+        for name in ("upload_dir", "output_dir"):
+            other = info.data.get(name)  # none where it is wrong itself, or is this one
+            if other is not None and other.resolve() == path.resolve():
+                raise ValueError(f"must be another directory than {name}")
         return path
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 from anyio import to_thread
 from pydantic import ValidationError
 from starlette.requests import Request
 
+from api import idempotency
 from api.errors import FieldError, FormError
 from api.models import StartForm
 from api.service import Service
 from api.settings import Settings
-from api.tasks import Submission, TaskReport
+from api.tasks import Idempotency, Submission, Task, TaskReport
 from api.uploads import Form, receive_form
 from engines.base import SynthesisParams
 from media import audio, image
@@ -37,26 +39,59 @@ def form_defaults(settings: Settings) -> dict[str, Any]:
     }
 
 
-async def submit(service: Service, request: Request) -> TaskReport:
-    """Accept one request. Raises ApiError, MediaError, NoFaceError, TooLargeError, OSError (disk full)."""
-    service.check_open()
+async def submit(service: Service, request: Request) -> tuple[Task, bool]:
+    """Accept one request; or give the task of an earlier one with the same Idempotency-Key, and True.
+
+    Raises ApiError, MediaError, NoFaceError, TooLargeError, OSError (disk full).
+    """
+    key = idempotency.key_of(request.headers)
+    if key is None:
+        return await _receive(service, request, None)
+    with service.keys_in_use.claim(key):
+        return await _receive(service, request, key)
+
+
+async def _receive(service: Service, request: Request, key: str | None) -> tuple[Task, bool]:
+    known = service.tasks.of_request(key) if key is not None else None
+    if known is None:
+        service.check_open()
     files = service.settings.files
     limits = {"image": round(files.max_image_mb * 2**20), "audio": round(files.max_audio_mb * 2**20)}
     async with receive_form(request, files.upload_dir, frozenset(TEXT_FIELDS), limits) as form:
-        fields = _validate(form, form_defaults(service.settings))
+        defaults = form_defaults(service.settings)
+        # An empty optional field counts as left out: browsers send those.
+        given = tuple(sorted(name for name, text in form.texts.items() if text != "" or name not in defaults))
+        fields = _validate(form, defaults, given)
+        request_print = None
+        if key is not None:
+            request_print = Idempotency(key, idempotency.print_of(form.hashes(), fields, given))
+        if known is not None:
+            if known.submission.idempotency != request_print:
+                raise idempotency.reused()
+            return known, True
         await service.engine_ready()
-        arguments = service, form, fields.params(), request.state.request_id
-        return await to_thread.run_sync(_check_and_enqueue, *arguments, limiter=service.checks)
+        checked = _Checked(form, fields.params(), given, request.state.request_id, request_print)
+        report = await to_thread.run_sync(_check_and_enqueue, service, checked, limiter=service.checks)
+        return report.task, False
 
 
-def _validate(form: Form, defaults: dict[str, Any]) -> StartForm:
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """A form whose fields are right; the content of its files is not looked at yet."""
+
+    form: Form
+    params: SynthesisParams
+    given: tuple[str, ...]
+    request_id: str
+    idempotency: Idempotency | None
+
+
+def _validate(form: Form, defaults: dict[str, Any], given: tuple[str, ...]) -> StartForm:
     errors = list(form.errors)
     errors += [FieldError(field=name, message="is required") for name in FILE_FIELDS if name not in form.files]
-    # An empty optional field counts as left out: browsers send those.
-    given = {name: text for name, text in form.texts.items() if text != "" or name not in defaults}
     fields: StartForm | None = None
     try:
-        fields = StartForm.model_validate(defaults | given)
+        fields = StartForm.model_validate(defaults | {name: form.texts[name] for name in given})
     except ValidationError as error:
         for problem in error.errors():
             name = str(problem["loc"][0])
@@ -68,16 +103,15 @@ def _validate(form: Form, defaults: dict[str, Any]) -> StartForm:
     return fields
 
 
-def _check_and_enqueue(service: Service, form: Form, params: SynthesisParams, request_id: str) -> TaskReport:
+def _check_and_enqueue(service: Service, request: _Checked) -> TaskReport:
     engine = service.loader.engine
-    picture, speech = form.files["image"], form.files["audio"]
+    picture, speech = request.form.files["image"], request.form.files["audio"]
     # The kinds of both files are checked before the slow part.
     image.probe(picture.path)
     seconds = audio.probe(speech.path).seconds
     pixels = image.load(picture.path)
     portrait = engine.inspect(pixels)
     height, width = pixels.shape[:2]
-    ignored = [warning for name, warning in engine.ignored_fields.items() if form.texts.get(name)]
     with ExitStack() as held:
         for part in (picture, speech):
             service.uploads.adopt(part.path, part.sha256)
@@ -86,12 +120,14 @@ def _check_and_enqueue(service: Service, form: Form, params: SynthesisParams, re
             Submission(
                 image=picture.sha256,
                 audio=speech.sha256,
-                seconds=min(seconds, params.duration or seconds),
+                seconds=min(seconds, request.params.duration or seconds),
                 size=(width, height),
                 face=portrait.face,
-                params=params,
-                warnings=(*portrait.warnings, *ignored),
-                request_id=request_id,
+                params=request.params,
+                given=request.given,
+                warnings=portrait.warnings,
+                request_id=request.request_id,
+                idempotency=request.idempotency,
             )
         )
         held.pop_all()  # the task holds them now

@@ -42,6 +42,10 @@ class Form:
     files: dict[str, FilePart] = field(default_factory=dict)
     errors: list[FieldError] = field(default_factory=list)
 
+    def hashes(self) -> dict[str, str]:
+        """The SHA-256 of each file's content."""
+        return {name: part.sha256 for name, part in self.files.items()}
+
 
 @asynccontextmanager
 async def receive_form(

@@ -65,7 +65,7 @@ def bare(directory: Path) -> uvicorn.Config:
         tasks[task_id] = TaskView(
             task_id=task_id, status=TaskStatus.PROCESSING, progress=0.55, message="Rendering frame 60 of 200",
             created_at=now, updated_at=now, stage=Stage.RENDERING, queue_position=None, eta_seconds=3.4,
-            started_at=now, completed_at=None, expires_at=None, error_code=None,
+            started_at=now, completed_at=None, expires_at=None, error_code=None, attempt=1,
             parameters=SynthesisParams(emotion, 3.0, 6.0, False, 25, None, 25, seed, 1.0, 512, 0.5), engine="preview",
             warnings=[],
         )  # fmt: skip

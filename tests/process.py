@@ -24,6 +24,7 @@ def environment(directory: Path, **settings: object) -> dict[str, str]:
     own = {
         "FILES__UPLOAD_DIR": directory / "uploads",
         "FILES__OUTPUT_DIR": directory / "outputs",
+        "FILES__DATA_DIR": directory / "data",
         "LOGGING__FILE": directory / "api.log",
         "SYNTHESIS__ENGINE": "preview",
         **settings,

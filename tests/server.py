@@ -13,14 +13,14 @@ import httpx
 import uvicorn
 
 from api.server import create_app, http_config, listen
-from api.service import Service
+from api.service import Service, disk_free_bytes
 from api.settings import Settings
 from engines.base import Engine
 
 
 def make_settings(directory: Path, **sections: Mapping[str, Any]) -> Settings:
     """Settings whose files are all under `directory`."""
-    files = {"upload_dir": directory / "uploads", "output_dir": directory / "outputs"}
+    files = {f"{name}_dir": directory / f"{name}s" for name in ("upload", "output")} | {"data_dir": directory / "data"}
     log = {"file": directory / "api.log"}
     merged = {
         **sections,
@@ -49,9 +49,15 @@ class Running:
 
 
 @contextmanager
-def running(settings: Settings, engine: Engine | None = None, *, wait_loaded: bool = True) -> Iterator[Running]:
+def running(
+    settings: Settings,
+    engine: Engine | None = None,
+    *,
+    wait_loaded: bool = True,
+    disk_free: Callable[[Path], int] = disk_free_bytes,
+) -> Iterator[Running]:
     """Serve in a thread until the context ends."""
-    app = create_app(settings, engine)
+    app = create_app(settings, engine, disk_free=disk_free)
     listener = listen("127.0.0.1", 0)
     server = uvicorn.Server(http_config(app))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

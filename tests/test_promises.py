@@ -47,7 +47,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     ),
     "tasks.retention_hours": (
         "tests/http/test_contract.py::test_an_expired_task",
-        "tests/http/test_settings.py::test_videos_of_an_earlier_service_are_kept_for_their_time",
+        "tests/http/test_settings.py::test_videos_of_an_unknown_journal_are_kept_for_their_time",
     ),
     "tasks.shutdown_grace": (
         "tests/http/test_process.py::test_what_outlives_its_grace_is_interrupted",
@@ -57,8 +57,15 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/test_task_manager.py::test_a_task_that_takes_too_long_times_out",
         "tests/http/test_admission.py::test_a_video_that_would_take_longer_than_a_task_may",
     ),
+    "tasks.stall_seconds": (
+        "tests/test_task_manager.py::test_a_worker_that_says_nothing_loses_its_task_and_its_place",
+        "tests/test_task_manager.py::test_where_tasks_take_turns_a_silent_one_ends_the_service",
+    ),
+    "tasks.max_attempts": ("tests/test_task_manager.py::test_an_interrupted_task_runs_again_as_often_as_it_may",),
     "files.upload_dir": (_PLACES,),
     "files.output_dir": (_PLACES,),
+    "files.data_dir": ("tests/http/test_settings.py::test_the_journal_is_where_the_settings_say",),
+    "files.min_free_mb": ("tests/http/test_settings.py::test_with_too_little_room_no_task_is_taken",),
     "files.checkpoint_dir": (
         "tests/http/test_settings.py::test_the_preview_engine_reads_its_model_where_the_checkpoints_are", _FACTORY,
     ),

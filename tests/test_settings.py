@@ -24,10 +24,11 @@ OTHER: dict[str, dict[str, Any]] = {
     "gpu": {"device_id": -1, "dtype": "bf16", "low_vram": "on", "enable_interpolate_frame": False},
     "tasks": {
         "max_workers": 3, "max_queue": 7, "retention_hours": 1.5, "shutdown_grace": 0.0, "timeout_seconds": 60.0,
+        "stall_seconds": 30.0, "max_attempts": 5,
     },
     "files": {
         "upload_dir": "elsewhere/u", "output_dir": "/data/o", "checkpoint_dir": "c", "max_image_mb": 1.0,
-        "max_audio_mb": 2.0,
+        "max_audio_mb": 2.0, "data_dir": "/data/d", "min_free_mb": 0.0,
     },
     "synthesis": {
         "engine": "preview", "default_ref_scale": 1.0, "default_emo_scale": 2.0, "inference_steps": 8, "fps": 60,
@@ -46,6 +47,8 @@ WRONG = [
     ("tasks.max_queue", 0), ("tasks.retention_hours", 0), ("tasks.retention_hours", float("inf")),
     ("tasks.retention_hours", 1e8), ("tasks.shutdown_grace", 1e10), ("tasks.timeout_seconds", float("nan")),
     ("tasks.shutdown_grace", -1), ("tasks.timeout_seconds", 0), ("files.max_image_mb", 0), ("files.max_audio_mb", -1),
+    ("tasks.stall_seconds", 0), ("tasks.max_attempts", 0), ("tasks.max_attempts", 101), ("files.data_dir", ""),
+    ("files.min_free_mb", -1), ("files.min_free_mb", float("inf")),
     ("files.upload_dir", 5), ("files.upload_dir", ""), ("files.output_dir", []), ("files.checkpoint_dir", None),
     ("synthesis.engine", "sonic"), ("synthesis.default_ref_scale", 11), ("synthesis.default_emo_scale", float("nan")),
     ("synthesis.inference_steps", 7), ("synthesis.fps", 61), ("synthesis.seed", 2**32),

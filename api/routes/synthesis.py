@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import FileResponse
+from starlette.types import Receive, Scope, Send
 
 from api.errors import ApiError
+from api.file_store import FileStore
+from api.idempotency import REPLAYED
 from api.models import TaskAccepted, TaskView
-from api.openapi import error_responses, header, video_responses
+from api.openapi import accepted_response, error_responses, video_responses
 from api.service import Service, service_of
 from api.submission import submit
+from api.tasks import Task
 from api.views import task_view
 
 PREFIX = "/api/v1/synthesis"
@@ -26,24 +31,19 @@ router = APIRouter(prefix=PREFIX, tags=["synthesis"])
     status_code=202,
     summary="Turn a portrait, a recording and an emotion into a video",
     responses={
-        202: {"description": "Accepted; poll `status_url`.", "headers": header("Location", "The status_url.")},
-        **error_responses(400, 408, 413, 415, 422, 429, 500, 503),
+        202: accepted_response(replayed=True),
+        **error_responses(400, 408, 409, 413, 415, 422, 429, 500, 503),
     },
 )
 async def start(request: Request, response: Response, service: Annotated[Service, Depends(service_of)]) -> TaskAccepted:
-    """Everything that is wrong with a request is said here, a portrait without a usable face included."""
-    report = await submit(service, request)
-    task = report.task
-    status_url = f"{PREFIX}/{task.id}/status"
-    response.headers["Location"] = status_url
-    return TaskAccepted(
-        task_id=task.id,
-        message="The task is queued.",
-        status_url=status_url,
-        download_url=f"{PREFIX}/{task.id}/download",
-        queue_position=report.queue_position or 1,
-        warnings=list(task.warnings),
-    )
+    """Everything that is wrong with a request is said here, a portrait without a usable face included.
+
+    A request with an `Idempotency-Key` can be sent again: the same form gives the same task.
+    """
+    task, replayed = await submit(service, request)
+    if replayed:
+        response.headers[REPLAYED] = "true"
+    return accepted(task, response)
 
 
 @router.head("/{task_id}/status", include_in_schema=False)
@@ -75,6 +75,34 @@ async def download_head(task_id: str, request: Request, service: Annotated[Servi
     return _video(service, task_id, request)
 
 
+def accepted(task: Task, response: Response) -> TaskAccepted:
+    """The body of a 202, and its headers."""
+    status_url = f"{PREFIX}/{task.id}/status"
+    response.headers["Location"] = status_url
+    return TaskAccepted(
+        task_id=task.id,
+        message="The task is queued.",
+        status_url=status_url,
+        download_url=f"{PREFIX}/{task.id}/download",
+        queue_position=task.accepted_position,
+        warnings=list(task.warnings),
+    )
+
+
+class _HeldFile(FileResponse):
+    """A file of a store that stays until it is sent, whatever becomes of its task."""
+
+    def __init__(self, store: FileStore, name: str, found: os.stat_result, headers: dict[str, str]) -> None:
+        super().__init__(
+            store.path(name), media_type="video/mp4", filename="result.mp4", headers=headers, stat_result=found
+        )
+        self._store, self._name = store, name
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._store.held(self._name):
+            await super().__call__(scope, receive, send)
+
+
 def _video(service: Service, task_id: str, request: Request) -> Response:
     task = service.tasks.get(task_id).task
     if task.error_code is not None:
@@ -89,10 +117,7 @@ def _video(service: Service, task_id: str, request: Request) -> Response:
         # RFC 9110, 14.2: a range in other units, or one that makes no sense, is ignored.
         request.scope["headers"] = [header for header in request.scope["headers"] if header[0] != b"range"]
     try:
-        found = task.result.path.stat()
+        found = service.outputs.path(task.result.name).stat()
     except FileNotFoundError:
         raise ApiError(410, "task_expired", "The video has been removed from the service's disk.") from None
-    headers = {"ETag": etag}
-    return FileResponse(
-        task.result.path, media_type="video/mp4", filename="result.mp4", headers=headers, stat_result=found
-    )
+    return _HeldFile(service.outputs, task.result.name, found, {"ETag": etag})

@@ -108,7 +108,7 @@ def test_unknown_addresses_methods_and_tasks(shared: Client) -> None:
     http = shared.http
     check_error(http.get("/nothing/here"), 404, "not_found")
     check_error(http.get("/api/health/"), 404, "not_found")
-    for method, url in (("POST", "/api/health"), ("DELETE", START), ("PATCH", "/docs")):
+    for method, url in (("POST", "/api/health"), ("PUT", START), ("PATCH", "/docs")):
         refused = http.request(method, url)
         check_error(refused, 405, "method_not_allowed")
         assert refused.headers["allow"]

@@ -15,7 +15,7 @@ from api.engine_factory import choose_engine
 from api.server import create_app
 from api.service import Service
 from engines.base import SetupError
-from tests.http.conftest import Client
+from tests.http.conftest import Client, check_error
 from tests.process import ROOT, answers, environment, free_port
 from tests.scripted_engine import ScriptedEngine
 from tests.server import make_settings, running, wait_for
@@ -57,19 +57,52 @@ def test_uploads_and_videos_are_where_the_settings_say(tmp_path: Path, wav: byte
             assert len(list(output_dir.iterdir())) == 1
 
 
+def test_the_journal_is_where_the_settings_say(tmp_path: Path, wav: bytes) -> None:
+    engine = ScriptedEngine()
+    task_ids: list[str] = []
+    for data_dir in (tmp_path / "one", tmp_path / "two", tmp_path / "one"):
+        with running(make_settings(tmp_path, files={"data_dir": data_dir}), engine) as run:
+            known = [task["task_id"] for task in run.client.get("/api/v1/synthesis").json()["data"]]
+            assert known == (task_ids[:1] if len(task_ids) == 2 else [])
+            client = Client(run, engine, wav)
+            task_ids.append(client.finish(client.start())["task_id"])
+            assert (data_dir / "tasks.sqlite3").exists()
+
+
+def test_with_too_little_room_no_task_is_taken(tmp_path: Path, wav: bytes) -> None:
+    settings = make_settings(tmp_path, files={"min_free_mb": 100})
+    free = {"bytes": 100 << 20}
+    with running(settings, ScriptedEngine(), disk_free=lambda _: free["bytes"]) as run:
+        client = Client(run, ScriptedEngine(), wav)
+        before = client.start()
+        client.finish(before)
+        free["bytes"] -= 1
+        refused = client.start(seed=2)
+        assert "100 MB" in check_error(refused, 503, "storage_full")["error"]
+        assert int(refused.headers["retry-after"]) >= 1
+        health = run.client.get("/api/health").json()
+        assert (health["status"], health["disk_free_bytes"]) == ("unhealthy", free["bytes"])
+        assert "100 MB" in health["reason"]
+        assert run.client.get(before.json()["download_url"]).status_code == 200
+        free["bytes"] += 1
+        assert client.start(seed=3).status_code == 202
+        assert run.client.get("/api/health").json()["status"] == "healthy"
+
+
 @pytest.mark.parametrize(("retention_hours", "kept"), [(1.0, False), (3.0, True)])
-def test_videos_of_an_earlier_service_are_kept_for_their_time(
+def test_videos_of_an_unknown_journal_are_kept_for_their_time(
     tmp_path: Path, retention_hours: float, kept: bool
 ) -> None:
-    video = tmp_path / "outputs" / f"{'a' * 64}.mp4"
+    video = tmp_path / "outputs" / f"{'a' * 32}-1.mp4"
     video.parent.mkdir()
     video.touch()
     two_hours_ago = time.time() - 2 * 3600
     os.utime(video, (two_hours_ago, two_hours_ago))
-    app = create_app(make_settings(tmp_path, tasks={"retention_hours": retention_hours}), ScriptedEngine())
-    assert video.exists() == kept
-    service: Service = app.state.service
-    service.close()
+    settings = make_settings(tmp_path, tasks={"retention_hours": retention_hours})
+    for known in (False, True):
+        service: Service = create_app(settings, ScriptedEngine()).state.service
+        service.close()
+        assert video.exists() == (kept and not known)  # the second service has a journal, and it is none of its files
 
 
 def test_the_preview_engine_reads_its_model_where_the_checkpoints_are(tmp_path: Path) -> None:

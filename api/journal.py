@@ -1,0 +1,211 @@
+"""The journal: what the next service has to know of this one's tasks, in an SQLite file.
+
+The registry in memory answers every question; the journal is only written, and read once, at the start. Progress is
+not in it. Everything else is, before anybody is told of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from api.directories import Claim
+from api.errors import disk_full
+from api.tasks import Task
+
+logger = logging.getLogger("api.journal")
+
+FILE_NAME = "tasks.sqlite3"
+SCHEMA = 1
+_TABLES = """
+CREATE TABLE tasks (id TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE gone (id TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
+"""
+_PUT = "INSERT INTO tasks VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET record = excluded.record"
+_REMOVE = "DELETE FROM tasks WHERE id = ?"
+_GONE = "INSERT OR REPLACE INTO gone VALUES (?, ?)"
+_FORGET_GONE = "DELETE FROM gone WHERE until <= ?"
+
+_records = TypeAdapter(Task)
+
+Statement = tuple[str, tuple[Any, ...]]
+
+
+class JournalError(Exception):
+    """The journal cannot be used: the sentence says why, and what to do."""
+
+
+class Journal:
+    """One connection behind a lock; each change is one transaction, on the disk when the call returns.
+
+    The directory belongs to one service at a time. A damaged file is set aside: `damage` says so, and `load` gives
+    the tasks that could still be read from it. Raises OSError (the directory cannot be used), JournalError (a newer
+    service wrote it).
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._claim = Claim(directory)
+        self._path = directory / FILE_NAME
+        self._lock = threading.Lock()
+        self._late: list[Statement] = []  # changes that could not be written, oldest first
+        self.damage: str | None = None
+        self.new = not self._path.exists()
+        """Whether there was none before: then files of tasks that it does not know are no leftovers of its own."""
+        self._tasks: list[Task] = []
+        self._gone: dict[str, float] = {}
+        try:
+            self._connection = self._open()
+        except BaseException:
+            self._claim.close()
+            raise
+
+    def load(self) -> tuple[list[Task], dict[str, float]]:
+        """The tasks in the order of their acceptance, and until when those that expired are remembered.
+
+        Can be called once: the journal itself keeps none of it.
+        """
+        tasks, gone = sorted(self._tasks, key=lambda task: task.position), self._gone
+        self._tasks, self._gone = [], {}
+        return tasks, gone
+
+    def add(self, task: Task) -> None:
+        """Write a task that is about to be accepted. Raises OSError: then it must not be."""
+        self._write([(_PUT, (task.id, _record(task)))])
+
+    def save(self, task: Task) -> None:
+        """Write what became of a task. What the disk refuses is written with a later change, or by `flush`."""
+        self._write_some_time([(_PUT, (task.id, _record(task)))])
+
+    def remove(self, task_id: str, gone_until: float | None) -> None:
+        """Remove a task; with a time, it is remembered as expired until then. Refusals are as for `save`."""
+        remembered = [] if gone_until is None else [(_GONE, (task_id, gone_until))]
+        self._write_some_time([(_REMOVE, (task_id,)), *remembered])
+
+    def flush(self, now: float) -> None:
+        """Write what is late, and forget whom nobody has to remember any more."""
+        self._write_some_time([(_FORGET_GONE, (now,))])
+
+    def close(self) -> None:
+        """Give back the file and the directory."""
+        with self._lock:
+            self._connection.close()
+        self._claim.close()
+
+    def _write_some_time(self, statements: list[Statement]) -> None:
+        try:
+            self._write(statements)
+        except OSError:
+            if len(self._late) == 0:
+                logger.exception("The journal could not be written; it will be tried again")
+            with self._lock:
+                self._late += statements
+
+    def _write(self, statements: list[Statement]) -> None:
+        with self._lock:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                for statement in (*self._late, *statements):
+                    self._connection.execute(*statement)
+                self._connection.execute("COMMIT")
+            except sqlite3.Error as error:
+                with suppress(sqlite3.Error):
+                    self._connection.execute("ROLLBACK")
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
+                    raise disk_full(self._path) from error
+                raise OSError(f"the journal cannot be written: {error}") from error
+            self._late.clear()
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            connection = _connect(self._path)
+            try:
+                self._tasks, self._gone = list(_read_tasks(connection)), dict(_read_gone(connection))
+            except BaseException:
+                connection.close()
+                raise
+        except (sqlite3.DatabaseError, ValidationError) as error:
+            return self._replace(error)
+        return connection
+
+    def _replace(self, error: Exception) -> sqlite3.Connection:
+        """Set the damaged file aside, and start another with what can be read of it."""
+        aside = self._path.with_name(f"{FILE_NAME}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
+        for suffix in ("", "-wal", "-shm"):
+            with suppress(FileNotFoundError):
+                Path(f"{self._path}{suffix}").rename(f"{aside}{suffix}")
+        self._tasks, self._gone = _salvage(aside)
+        connection = _connect(self._path)
+        with connection:
+            connection.executemany(_PUT, [(task.id, _record(task)) for task in self._tasks])
+            connection.executemany(_GONE, self._gone.items())
+        self.damage = (
+            f"The journal of the tasks was damaged. It is kept as {aside.name}; "
+            f"{len(self._tasks)} tasks could be read from it, any others are lost."
+        )
+        logger.error("%s (%s)", self.damage, str(error).splitlines()[0])
+        return connection
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        _prepare(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > SCHEMA:
+        raise JournalError(
+            f"{FILE_NAME} was written by a newer version of the service (its format is {version}, this one knows "
+            f"{SCHEMA}). Start that version, or give this one another directory."
+        )
+    damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if damage != "ok":
+        raise sqlite3.DatabaseError(damage)
+    # Nobody else has the file, as the directory is claimed; so no memory is shared, which a full disk can break.
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")  # on the disk with every COMMIT
+    if version == 0:
+        connection.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
+
+
+def _salvage(path: Path) -> tuple[list[Task], dict[str, float]]:
+    """What can be read of a damaged file."""
+    tasks: list[Task] = []
+    gone: dict[str, float] = {}
+    with suppress(sqlite3.Error), closing(sqlite3.connect(path)) as connection:
+        with suppress(sqlite3.Error):
+            for (record,) in connection.execute("SELECT record FROM tasks"):
+                with suppress(ValidationError):
+                    tasks.append(_records.validate_json(record))
+        with suppress(sqlite3.Error):
+            for task_id, until in _read_gone(connection):
+                gone[task_id] = until
+    return tasks, gone
+
+
+def _read_tasks(connection: sqlite3.Connection) -> Iterator[Task]:
+    for (record,) in connection.execute("SELECT record FROM tasks"):
+        yield _records.validate_json(record)
+
+
+def _read_gone(connection: sqlite3.Connection) -> Iterator[tuple[str, float]]:
+    yield from connection.execute("SELECT id, until FROM gone")
+
+
+def _record(task: Task) -> str:
+    return _records.dump_json(task).decode()

@@ -1,0 +1,132 @@
+"""All tasks: in memory, where every question is answered, and in the journal, which the next service reads."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable
+
+from api.file_store import FileStore
+from api.journal import Journal
+from api.models import TaskStatus
+from api.tasks import Result, Task
+
+logger = logging.getLogger("api.task_manager")
+
+
+class TaskRegistry:
+    """Tasks with the files they hold, the videos that equal ones share, and who expired.
+
+    Whoever changes it must hold one lock; `find` and `newest` need none, since records never change.
+    """
+
+    def __init__(self, journal: Journal, uploads: FileStore, outputs: FileStore) -> None:
+        self._journal = journal
+        self._uploads = uploads
+        self._outputs = outputs
+        self._tasks: dict[str, Task] = {}  # in the order of acceptance
+        self._gone: dict[str, float] = {}  # id of an expired task → until when it is answered with 410
+        self._requests: dict[str, str] = {}  # Idempotency-Key → id of its task
+        self._results: dict[str, Result] = {}  # by key of equal tasks, as long as one of them holds the file
+        self._next_position = 1
+
+    def restore(self) -> list[Task]:
+        """Read the journal, and give the tasks that had not ended, oldest first. Their uploads may be missing."""
+        tasks, self._gone = self._journal.load()
+        for task in tasks:
+            self._tasks[task.id] = task
+            self._hold(task)
+        self._next_position = max((task.position for task in tasks), default=0) + 1
+        return [task for task in tasks if not task.ended]
+
+    def find(self, task_id: str) -> Task | None:
+        """The task, unless it is not there or deleted."""
+        task = self._tasks.get(task_id)
+        return None if task is None or task.deleted else task
+
+    def newest(self) -> Iterable[Task]:
+        """All tasks that `find` finds, the newest first."""
+        return [task for task in reversed(list(self._tasks.values())) if not task.deleted]
+
+    def find_any(self, task_id: str) -> Task | None:
+        """The task, deleted or not, unless it is not there."""
+        return self._tasks.get(task_id)
+
+    def get(self, task_id: str) -> Task:
+        """The task, deleted or not. Raises KeyError."""
+        return self._tasks[task_id]
+
+    def gone_until(self, task_id: str) -> float:
+        """Until when an expired task is remembered; 0 for others."""
+        return self._gone.get(task_id, 0.0)
+
+    def of_request(self, idempotency_key: str) -> Task | None:
+        """The task that a request with this Idempotency-Key made."""
+        return self.find(self._requests.get(idempotency_key, ""))
+
+    def result(self, key: str) -> Result | None:
+        """The video of equal tasks, where it is made already and still there."""
+        result = self._results.get(key)
+        return result if result is not None and self._outputs.path(result.name).exists() else None
+
+    def next_position(self) -> int:
+        """The number of the next task to be accepted."""
+        return self._next_position
+
+    def add(self, task: Task) -> None:
+        """Take a new task, which holds its uploads from now on, as its caller did. Raises OSError: it is not taken."""
+        self._journal.add(task)
+        self._next_position = task.position + 1
+        self._tasks[task.id] = task
+        self._remember_request(task)
+
+    def update(self, task: Task) -> None:
+        """A task has taken a step; one that is completed holds its video."""
+        if task.result is not None:
+            self._hold_result(task.key, task.result)
+        self._journal.save(task)
+        self._tasks[task.id] = task
+
+    def progress(self, task: Task) -> None:
+        """As `update`, for what the next service need not know."""
+        self._tasks[task.id] = task
+
+    def forget(self, task: Task, gone_until: float | None = None) -> None:
+        """Let go of a task and its files; with a time, it is answered with 410 until then."""
+        self._journal.remove(task.id, gone_until)
+        del self._tasks[task.id]
+        if gone_until is not None:
+            self._gone[task.id] = gone_until
+        request = task.submission.idempotency
+        if request is not None and self._requests.get(request.key) == task.id:
+            del self._requests[request.key]
+        for name in task.uploads:
+            self._uploads.release(name)
+        if task.result is not None and self._outputs.release(task.result.name):
+            shared = self._results.get(task.key)
+            if shared is not None and shared.name == task.result.name:
+                del self._results[task.key]
+
+    def sweep(self, now: float) -> list[Task]:
+        """Forget whom nobody has to remember; gives the tasks that have expired."""
+        self._gone = {task_id: until for task_id, until in self._gone.items() if now < until}
+        self._journal.flush(now)
+        return [task for task in self._tasks.values() if task.expires_at is not None and task.expires_at <= now]
+
+    def missing_uploads(self, task: Task) -> Collection[str]:
+        """Those of its files that somebody has removed from the disk."""
+        return [name for name in task.uploads if not self._uploads.path(name).exists()]
+
+    def _hold(self, task: Task) -> None:
+        for name in task.uploads:
+            self._uploads.hold(name)
+        self._remember_request(task)
+        if task.status is TaskStatus.COMPLETED and task.result is not None:
+            self._hold_result(task.key, task.result)
+
+    def _hold_result(self, key: str, result: Result) -> None:
+        self._outputs.hold(result.name)
+        self._results[key] = result
+
+    def _remember_request(self, task: Task) -> None:
+        if task.submission.idempotency is not None:
+            self._requests[task.submission.idempotency.key] = task.id

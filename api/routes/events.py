@@ -1,0 +1,61 @@
+"""How a task goes on, as server-sent events."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi.responses import StreamingResponse
+from starlette.types import Send
+
+from api.openapi import error_responses, events_responses
+from api.routes.synthesis import PREFIX
+from api.service import Service, service_of
+
+_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # the second is for nginx
+
+router = APIRouter(prefix=PREFIX, tags=["synthesis"])
+
+
+class EventStream(StreamingResponse):
+    """Ends the events with the connection; otherwise the garbage collector would, some time."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncGenerator[bytes, None]) -> None:
+        super().__init__(events, headers=_HEADERS)
+        self._events = events
+
+    async def stream_response(self, send: Send) -> None:
+        """Send all events."""
+        async with aclosing(self._events):
+            await super().stream_response(send)
+
+
+@router.head("/{task_id}/events", include_in_schema=False)
+@router.get(
+    "/{task_id}/events",
+    summary="How a task goes on, as server-sent events",
+    response_class=StreamingResponse,
+    responses=events_responses() | error_responses(404, 410, 500),
+)
+async def events(
+    task_id: str,
+    request: Request,
+    service: Annotated[Service, Depends(service_of)],
+    last_event_id: Annotated[
+        str | None, Header(description="The id of the last event that came: only those after it are sent.")
+    ] = None,
+) -> Response:
+    """Instead of polling: the present state at once, then `queued`, `progress` and at last `completed` or `failed`.
+
+    Each event's data is the body of `status` at that moment. The stream ends after the last event.
+    """
+    report = service.tasks.get(task_id)
+    if service.events.has_seen_end(report.task, last_event_id):
+        return Response(status_code=204)
+    if request.method == "HEAD":
+        return StreamingResponse([], headers=_HEADERS, media_type=EventStream.media_type)
+    return EventStream(service.events.stream(task_id, lambda: service.tasks.get(task_id), last_event_id))

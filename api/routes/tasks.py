@@ -1,0 +1,64 @@
+"""What a user can do with tasks: list, cancel, try again, delete, and read how a video was made."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Query, Response
+
+from api.models import Manifest, TaskAccepted, TaskList, TaskQuery, TaskView
+from api.openapi import accepted_response, error_responses
+from api.routes.synthesis import PREFIX, accepted
+from api.service import Service, service_of
+from api.views import manifest, task_view
+
+router = APIRouter(prefix=PREFIX, tags=["synthesis"])
+
+# The manager's steps wait for the disk: not on the event loop.
+
+
+@router.head("", include_in_schema=False)
+@router.get("", summary="All tasks, the newest first", responses=error_responses(404, 410, 422, 500))
+async def tasks(query: Annotated[TaskQuery, Query()], service: Annotated[Service, Depends(service_of)]) -> TaskList:
+    """A page at a time; deleted tasks and those that expired are not among them."""
+    page, more = await to_thread.run_sync(service.tasks.newest, query.status, query.limit, query.after)
+    data = [task_view(report) for report in page]
+    first, last = (data[0].task_id, data[-1].task_id) if data else (None, None)
+    return TaskList(data=data, has_more=more, first_id=first, last_id=last)
+
+
+@router.post("/{task_id}/cancel", summary="Stop a task", responses=error_responses(404, 410, 500))
+async def cancel(task_id: str, service: Annotated[Service, Depends(service_of)]) -> TaskView:
+    """A waiting task ends at once, a running one at the engine's next step: FAILED with `cancelled`.
+
+    A task that has ended stays as it is.
+    """
+    return task_view(await to_thread.run_sync(service.tasks.cancel, task_id))
+
+
+@router.post(
+    "/{task_id}/retry",
+    status_code=202,
+    summary="Try a failed task again",
+    responses={202: accepted_response(), **error_responses(404, 409, 410, 422, 429, 500, 503)},
+)
+async def retry(task_id: str, response: Response, service: Annotated[Service, Depends(service_of)]) -> TaskAccepted:
+    """A new task with the same files and parameters; the failed one stays as it is."""
+    service.check_open()
+    await service.engine_ready()
+    report = await to_thread.run_sync(service.tasks.retry, task_id)
+    return accepted(report.task, response)
+
+
+@router.delete("/{task_id}", status_code=204, summary="Forget a task", responses=error_responses(404, 410, 500))
+async def delete(task_id: str, service: Annotated[Service, Depends(service_of)]) -> None:
+    """Cancelled if need be, then gone, its files with it. Downloads that have begun come to their end."""
+    await to_thread.run_sync(service.tasks.delete, task_id)
+
+
+@router.head("/{task_id}/manifest", include_in_schema=False)
+@router.get("/{task_id}/manifest", summary="How a video was made", responses=error_responses(404, 410, 500))
+async def read_manifest(task_id: str, service: Annotated[Service, Depends(service_of)]) -> Manifest:
+    """Enough to make the same video again, and to see that it is the same."""
+    return manifest(service.tasks.get(task_id).task)
