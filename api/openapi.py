@@ -103,8 +103,8 @@ def events_responses() -> dict[int | str, dict[str, Any]]:
     )
     return {
         200: {
-            "description": "`data` is what `status` answers, on one line (shortened in the example). A line that begins "
-            "with a colon only says that the stream lives.",
+            "description": "`data` is what `status` answers, on one line (shortened in the example). A line that "
+            "begins with a colon only says that the stream lives.",
             "headers": header("Cache-Control", "`no-store`"),
             "content": {"text/event-stream": {"itemSchema": event, "example": example}},
         },
