@@ -26,8 +26,8 @@ from api.views import task_view
 
 HEARTBEAT_SECONDS = 15.0  # without an event, until a comment tells client and proxies that the stream lives
 INTERVAL_SECONDS = 0.5  # between two events of one state and stage
-HISTORY = 256  # events of one task
-ENDED = 64  # ended tasks that have a history
+HISTORY = 128  # events of one task: a minute of progress
+ENDED = 32  # ended tasks that have a history
 RETRY_MILLISECONDS = 2000  # until a client that lost its connection comes back
 NAMES = {
     TaskStatus.PENDING: "queued",
