@@ -6,6 +6,7 @@ not in it. Everything else is, before anybody is told of it.
 
 from __future__ import annotations
 
+import errno
 import logging
 import sqlite3
 import threading
@@ -32,7 +33,15 @@ CREATE TABLE gone (id TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
 _PUT = "INSERT INTO tasks VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET record = excluded.record"
 _REMOVE = "DELETE FROM tasks WHERE id = ?"
 _GONE = "INSERT OR REPLACE INTO gone VALUES (?, ?)"
+_SALVAGE = (
+    "SELECT CAST(record AS BLOB) FROM tasks ORDER BY id",
+    "SELECT CAST(record AS BLOB) FROM tasks ORDER BY id DESC",
+)
 _FORGET_GONE = "DELETE FROM gone WHERE until <= ?"
+
+# What SQLite says of a file that it can read but not use; all else, such as a full disk, is not the file's fault. The
+# first is for what is not SQLite's to say.
+_DAMAGE = (None, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 _records = TypeAdapter(Task)
 
@@ -64,6 +73,9 @@ class Journal:
         self._gone: dict[str, float] = {}
         try:
             self._connection = self._open()
+        except sqlite3.Error as error:
+            self._claim.close()
+            raise _refusal(error, self._path) from error
         except BaseException:
             self._claim.close()
             raise
@@ -79,7 +91,8 @@ class Journal:
 
     def add(self, task: Task) -> None:
         """Write a task that is about to be accepted. Raises OSError: then it must not be."""
-        self._write([(_PUT, (task.id, _record(task)))])
+        with self._lock:
+            self._write([(_PUT, (task.id, _record(task)))])
 
     def save(self, task: Task) -> None:
         """Write what became of a task. What the disk refuses is written with a later change, or by `flush`."""
@@ -101,28 +114,25 @@ class Journal:
         self._claim.close()
 
     def _write_some_time(self, statements: list[Statement]) -> None:
-        try:
-            self._write(statements)
-        except OSError:
-            if len(self._late) == 0:
-                logger.exception("The journal could not be written; it will be tried again")
-            with self._lock:
+        with self._lock:
+            try:
+                self._write(statements)
+            except OSError:
+                if not self._late:
+                    logger.exception("The journal could not be written; it will be tried again")
                 self._late += statements
 
     def _write(self, statements: list[Statement]) -> None:
-        with self._lock:
-            try:
-                self._connection.execute("BEGIN IMMEDIATE")
-                for statement in (*self._late, *statements):
-                    self._connection.execute(*statement)
-                self._connection.execute("COMMIT")
-            except sqlite3.Error as error:
-                with suppress(sqlite3.Error):
-                    self._connection.execute("ROLLBACK")
-                if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL:
-                    raise disk_full(self._path) from error
-                raise OSError(f"the journal cannot be written: {error}") from error
-            self._late.clear()
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            for statement in (*self._late, *statements):
+                self._connection.execute(*statement)
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            with suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
+            raise _refusal(error, self._path) from error
+        self._late.clear()
 
     def _open(self) -> sqlite3.Connection:
         try:
@@ -133,6 +143,8 @@ class Journal:
                 connection.close()
                 raise
         except (sqlite3.DatabaseError, ValidationError) as error:
+            if _code(error) not in _DAMAGE:
+                raise
             return self._replace(error)
         return connection
 
@@ -148,8 +160,8 @@ class Journal:
             connection.executemany(_PUT, [(task.id, _record(task)) for task in self._tasks])
             connection.executemany(_GONE, self._gone.items())
         self.damage = (
-            f"The journal of the tasks was damaged. It is kept as {aside.name}; "
-            f"{len(self._tasks)} tasks could be read from it, any others are lost."
+            f"The journal of the tasks was damaged. It is kept as {aside.name}. "
+            f"Tasks that could be read from it: {len(self._tasks)}. Any others are lost."
         )
         logger.error("%s (%s)", self.damage, str(error).splitlines()[0])
         return connection
@@ -166,6 +178,9 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
+    # Nobody else has the file, as the directory is claimed; so no memory is shared, which a full disk can break. SQLite
+    # shares some from the first look into the file on, unless it was told before.
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > SCHEMA:
         raise JournalError(
@@ -175,27 +190,43 @@ def _prepare(connection: sqlite3.Connection) -> None:
     damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if damage != "ok":
         raise sqlite3.DatabaseError(damage)
-    # Nobody else has the file, as the directory is claimed; so no memory is shared, which a full disk can break.
-    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")  # on the disk with every COMMIT
     if version == 0:
         connection.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
 
 
+def _code(error: Exception) -> int | None:
+    """SQLite's primary result code, where the error is SQLite's."""
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
+
+
+def _refusal(error: sqlite3.Error, path: Path) -> OSError:
+    """As the operating system would have said it."""
+    if _code(error) == sqlite3.SQLITE_FULL:
+        return disk_full(path)
+    return OSError(errno.EIO, f"the journal cannot be used ({error})", str(path))
+
+
 def _salvage(path: Path) -> tuple[list[Task], dict[str, float]]:
-    """What can be read of a damaged file."""
-    tasks: list[Task] = []
+    """What can be read of a damaged file: from both ends up to the damage, but for records that make no sense."""
+    tasks: dict[str, Task] = {}
     gone: dict[str, float] = {}
-    with suppress(sqlite3.Error), closing(sqlite3.connect(path)) as connection:
-        with suppress(sqlite3.Error):
-            for (record,) in connection.execute("SELECT record FROM tasks"):
-                with suppress(ValidationError):
-                    tasks.append(_records.validate_json(record))
+    with (
+        suppress(sqlite3.Error),
+        closing(sqlite3.connect(path)) as connection,
+    ):
+        for statement in _SALVAGE:
+            with suppress(sqlite3.Error):
+                for (record,) in connection.execute(statement):
+                    with suppress(ValidationError):
+                        task = _records.validate_json(record)
+                        tasks[task.id] = task
         with suppress(sqlite3.Error):
             for task_id, until in _read_gone(connection):
                 gone[task_id] = until
-    return tasks, gone
+    return list(tasks.values()), gone
 
 
 def _read_tasks(connection: sqlite3.Connection) -> Iterator[Task]:

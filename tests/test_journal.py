@@ -1,0 +1,394 @@
+"""The journal: what it keeps, in which order, and what becomes of it when the disk is full or has damaged it."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from pydantic import TypeAdapter
+
+from api.journal import FILE_NAME, SCHEMA, Journal, JournalError
+from api.tasks import Task
+from tests.process import ROOT
+from tests.records import NOW, completed, failed, full, pending, processing
+
+LOGGER = "api.journal"
+
+
+@contextmanager
+def journal(directory: Path) -> Iterator[Journal]:
+    with closing(Journal(directory)) as opened:
+        yield opened
+
+
+def written(directory: Path) -> tuple[list[Task], dict[str, float]]:
+    """What the next service finds."""
+    with journal(directory) as opened:
+        assert opened.damage is None
+        return opened.load()
+
+
+def on_disk(directory: Path) -> dict[str, str]:
+    """The records of a journal that is open, as another program sees them."""
+    copy = directory / "copy"
+    copy.mkdir(exist_ok=True)
+    for path in directory.glob(f"{FILE_NAME}*"):
+        (copy / path.name).write_bytes(path.read_bytes())
+    with closing(sqlite3.connect(copy / FILE_NAME)) as connection:
+        return dict(connection.execute("SELECT id, record FROM tasks"))
+
+
+def fill_disk(opened: Journal) -> None:
+    """Let SQLite find no room for another page."""
+    opened._connection.execute("PRAGMA max_page_count = 1")  # no less than the file has already
+
+
+def empty_disk(opened: Journal) -> None:
+    opened._connection.execute("PRAGMA max_page_count = 1000000")
+
+
+def write(directory: Path, tasks: Iterable[Task]) -> None:
+    """A file with these, made in one transaction."""
+    with journal(directory):
+        pass
+    records = TypeAdapter(Task)
+    with closing(sqlite3.connect(directory / FILE_NAME)) as connection, connection:
+        rows = ((task.id, records.dump_json(task).decode()) for task in tasks)
+        connection.executemany("INSERT INTO tasks VALUES (?, ?)", rows)
+
+
+def large(number: int) -> Task:
+    """A task that needs pages of its own."""
+    return pending(number, message="x" * 10_000)
+
+
+# -- what is kept ------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_written_is_read_again_in_the_order_of_acceptance(tmp_path: Path) -> None:
+    tasks = [full(9), pending(3), processing(30), completed(1), failed(200)]
+    with journal(tmp_path) as opened:
+        assert opened.load() == ([], {})
+        for task in tasks:
+            opened.add(task)
+    assert written(tmp_path) == ([completed(1), pending(3), full(9), processing(30), failed(200)], {})
+
+
+def test_the_last_state_of_a_task_counts(tmp_path: Path) -> None:
+    with journal(tmp_path) as opened:
+        opened.add(pending(1))
+        opened.add(pending(2))
+        opened.save(processing(1))
+        opened.save(completed(1))
+    assert written(tmp_path)[0] == [completed(1), pending(2)]
+
+
+def test_a_removed_task_is_gone_and_remembered_only_where_that_was_asked(tmp_path: Path) -> None:
+    with journal(tmp_path) as opened:
+        for number in (1, 2, 3):
+            opened.add(completed(number))
+        opened.remove(completed(1).id, None)
+        opened.remove(completed(2).id, NOW + 5)
+        opened.remove(completed(2).id, NOW + 50)
+        opened.remove("unknown", None)
+    assert written(tmp_path) == ([completed(3)], {completed(2).id: NOW + 50})
+
+
+def test_flush_forgets_those_whose_time_is_over(tmp_path: Path) -> None:
+    with journal(tmp_path) as opened:
+        for number in (1, 2, 3):
+            opened.remove(str(number), NOW + number)
+        opened.flush(NOW + 2)
+    assert written(tmp_path)[1] == {"3": NOW + 3}
+
+
+def test_load_gives_everything_once(tmp_path: Path) -> None:
+    with journal(tmp_path) as opened:
+        opened.add(pending())
+        opened.remove("gone", NOW)
+    with journal(tmp_path) as opened:
+        assert opened.load() == ([pending()], {"gone": NOW})
+        assert opened.load() == ([], {})
+
+
+def test_every_change_is_on_the_disk_when_the_call_returns(tmp_path: Path) -> None:
+    with journal(tmp_path) as opened:
+        opened.add(pending())
+        assert list(on_disk(tmp_path)) == [pending().id]
+        opened.save(completed())
+        assert '"COMPLETED"' in on_disk(tmp_path)[completed().id]
+        opened.remove(completed().id, None)
+        assert on_disk(tmp_path) == {}
+
+
+def test_a_commit_waits_for_the_disk_and_shares_no_memory(tmp_path: Path) -> None:
+    for _ in range(2):  # a file that is there already is opened in another way
+        with journal(tmp_path) as opened:
+            opened.save(pending())
+            asked = ("synchronous", "journal_mode", "locking_mode")
+            found = [opened._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in asked]
+            assert found == [2, "wal", "exclusive"]  # 2: FULL
+            assert sorted(path.name for path in tmp_path.iterdir()) == [FILE_NAME, f"{FILE_NAME}-wal"]
+
+
+def test_a_journal_is_new_until_there_is_a_file(tmp_path: Path) -> None:
+    with journal(tmp_path / "a" / "b") as opened:
+        assert opened.new
+        assert opened.directory == tmp_path / "a" / "b"
+    with journal(tmp_path / "a" / "b") as opened:
+        assert not opened.new
+
+
+def test_ten_thousand_records(tmp_path: Path) -> None:
+    write(tmp_path, [completed(number) for number in range(10_000, 0, -1)])
+    started = time.perf_counter()
+    tasks, _ = written(tmp_path)
+    took = time.perf_counter() - started
+    assert [task.position for task in tasks] == list(range(1, 10_001))
+    assert took < 10  # a third of a second on a quiet machine
+
+
+# -- one at a time -----------------------------------------------------------------------------------------------------
+
+
+def test_a_second_journal_in_the_directory_is_refused(tmp_path: Path) -> None:
+    with journal(tmp_path) as opened:
+        with pytest.raises(OSError, match="another service uses this directory") as refused:
+            Journal(tmp_path)
+        assert refused.value.filename == str(tmp_path)
+        opened.add(pending())
+    assert written(tmp_path)[0] == [pending()]
+
+
+def test_another_process_has_the_directory_to_itself_until_its_end(tmp_path: Path) -> None:
+    program = "import sys, pathlib, api.directories as d; held = d.Claim(pathlib.Path(sys.argv[1])); print(); input()"
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"\n"
+        with pytest.raises(OSError, match="another service uses this directory"):
+            Journal(tmp_path)
+        other.kill()
+    assert written(tmp_path) == ([], {})
+
+
+# -- what is wrong with the file ---------------------------------------------------------------------------------------
+
+
+def change(directory: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(directory / FILE_NAME)) as connection, connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def test_a_file_of_a_newer_service_is_refused_with_a_sentence_and_left_alone(tmp_path: Path) -> None:
+    write(tmp_path, [pending()])
+    change(tmp_path, f"PRAGMA user_version = {SCHEMA + 1}")
+    before = (tmp_path / FILE_NAME).read_bytes()
+    with pytest.raises(JournalError) as refused:
+        Journal(tmp_path)
+    assert str(refused.value) == (
+        "tasks.sqlite3 was written by a newer version of the service (its format is 2, this one knows 1). "
+        "Start that version, or give this one another directory."
+    )
+    assert (tmp_path / FILE_NAME).read_bytes() == before
+    change(tmp_path, f"PRAGMA user_version = {SCHEMA}")  # and the directory is free for that service
+    assert written(tmp_path)[0] == [pending()]
+
+
+def asides(directory: Path) -> list[Path]:
+    return sorted(directory.glob(f"{FILE_NAME}.damaged-*"))
+
+
+def no_database(path: Path) -> None:
+    path.write_bytes(b"This is a letter." * 1000)
+
+
+def a_foreign_database(path: Path) -> None:
+    path.unlink()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA user_version = {SCHEMA}")
+
+
+def a_cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-4096])
+
+
+@pytest.mark.parametrize("damage", [no_database, a_foreign_database, a_cut])
+def test_a_damaged_file_is_set_aside_and_said(
+    tmp_path: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, [pending()])
+    damage(tmp_path / FILE_NAME)
+    bad = (tmp_path / FILE_NAME).read_bytes()
+    with journal(tmp_path) as opened:
+        (aside,) = asides(tmp_path)
+        assert re.fullmatch(r"tasks\.sqlite3\.damaged-\d{8}T\d{6}\.\d{6}Z", aside.name)
+        assert opened.damage == (
+            f"The journal of the tasks was damaged. It is kept as {aside.name}. Tasks that could be read from it: 0. "
+            "Any others are lost."
+        )
+        assert not opened.new
+        assert opened.load() == ([], {})
+        opened.add(pending(2))
+    assert aside.read_bytes() == bad
+    ((logger, level, message),) = caplog.record_tuples
+    assert (logger, level) == (LOGGER, logging.ERROR)
+    assert message.startswith(f"{opened.damage} (")
+    assert "\n" not in message
+    assert written(tmp_path)[0] == [pending(2)]
+
+
+def test_what_can_be_read_of_a_damaged_file_is_kept(tmp_path: Path) -> None:
+    """One page is overwritten, about in the middle: what is before it and what is behind it."""
+    write(tmp_path, [pending(number) for number in range(200)])
+    with journal(tmp_path) as opened:
+        opened.remove("gone", NOW)
+    path = tmp_path / FILE_NAME
+    pages = path.read_bytes()
+    place = pages.index(pending(100).id.encode()) // 4096 * 4096
+    path.write_bytes(pages[:place] + b"\x07" * 4096 + pages[place + 4096 :])
+    with journal(tmp_path) as opened:
+        assert opened.damage is not None
+        tasks, gone = opened.load()
+    assert gone == {"gone": NOW}
+    assert f"could be read from it: {len(tasks)}." in opened.damage
+    positions = {task.position for task in tasks}
+    assert len(positions) == len(tasks) >= 190
+    assert {0, 1, 198, 199} < positions
+    assert 100 not in positions
+    assert written(tmp_path) == (tasks, gone)  # and it is whole again
+
+
+@pytest.mark.parametrize(
+    "record", ["'{}'", "'{'", "replace(record, 'PENDING', 'DREAMING')", "CAST(x'ff' || record AS TEXT)"]
+)
+def test_a_record_that_makes_no_sense_costs_no_other(tmp_path: Path, record: str) -> None:
+    write(tmp_path, [pending(number) for number in (1, 2, 3)])
+    change(tmp_path, f"UPDATE tasks SET record = {record} WHERE id = '{pending(2).id}'")
+    with journal(tmp_path) as opened:
+        assert opened.damage is not None
+        assert opened.load()[0] == [pending(1), pending(3)]
+    assert len(asides(tmp_path)) == 1
+
+
+def test_what_a_killed_service_left_in_the_log_is_saved_from_a_damaged_file(tmp_path: Path) -> None:
+    write(tmp_path, [pending(1)])
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    with journal(tmp_path) as opened:
+        opened.add(pending(2))
+        for name in (FILE_NAME, f"{FILE_NAME}-wal"):
+            (killed / name).write_bytes((tmp_path / name).read_bytes())
+    no_database(killed / FILE_NAME)
+    with journal(killed) as opened:
+        assert opened.damage is not None
+        assert opened.load()[0] == [pending(2)]
+    assert written(killed)[0] == [pending(2)]
+
+
+def test_what_the_system_refuses_is_no_damage(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).mkdir()
+    with pytest.raises(OSError, match="the journal cannot be used") as refused:
+        Journal(tmp_path)
+    assert (refused.value.errno, refused.value.filename) == (errno.EIO, str(tmp_path / FILE_NAME))
+    assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
+    (tmp_path / FILE_NAME).rmdir()  # and the directory is free again
+    assert written(tmp_path) == ([], {})
+
+
+# -- a full disk -------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_that_finds_no_room_is_not_accepted(tmp_path: Path) -> None:
+    with journal(tmp_path) as opened:
+        opened.add(pending(1))
+        fill_disk(opened)
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)) as refused:
+            opened.add(large(2))
+        assert (refused.value.errno, refused.value.filename) == (errno.ENOSPC, str(tmp_path / FILE_NAME))
+        empty_disk(opened)
+        opened.add(pending(3))
+    assert written(tmp_path)[0] == [pending(1), pending(3)]
+
+
+@pytest.mark.parametrize("change", ["add", "save", "remove", "flush"])
+def test_what_the_disk_refused_is_written_with_the_next_change(
+    tmp_path: Path, change: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with journal(tmp_path) as opened:
+        opened.add(pending(1))
+        fill_disk(opened)
+        opened.save(large(1))
+        opened.save(large(2))
+        assert on_disk(tmp_path).keys() == {pending(1).id}
+        empty_disk(opened)
+        {
+            "add": lambda: opened.add(pending(3)),
+            "save": lambda: opened.save(pending(3)),
+            "remove": lambda: opened.remove(pending(3).id, None),
+            "flush": lambda: opened.flush(NOW),
+        }[change]()
+        assert on_disk(tmp_path).keys() >= {pending(1).id, pending(2).id}
+    assert [(name, level) for name, level, _ in caplog.record_tuples] == [(LOGGER, logging.ERROR)]  # said once
+    assert caplog.messages == ["The journal could not be written; it will be tried again"]
+    more = [pending(3)] if change in ("add", "save") else []
+    assert written(tmp_path)[0] == [large(1), large(2), *more]
+
+
+def test_late_changes_keep_their_order(tmp_path: Path) -> None:
+    with journal(tmp_path) as opened:
+        opened.add(pending(1))
+        opened.add(pending(2))
+        fill_disk(opened)
+        opened.save(replace(large(1), attempt=1))
+        opened.save(replace(large(1), attempt=2))
+        opened.remove(pending(1).id, NOW)
+        opened.save(replace(large(2), attempt=1))
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+            opened.add(pending(3))  # as small as it is, it waits for those before it
+        empty_disk(opened)
+        opened.save(replace(pending(2), attempt=5))
+    assert written(tmp_path) == ([replace(pending(2), attempt=5)], {pending(1).id: NOW})
+
+
+def test_what_was_late_is_written_once(tmp_path: Path) -> None:
+    with journal(tmp_path) as opened:
+        fill_disk(opened)
+        opened.save(large(1))
+        empty_disk(opened)
+        opened.flush(NOW)
+        opened.remove(pending(1).id, None)
+        opened.flush(NOW)
+    assert written(tmp_path)[0] == []
+
+
+def test_a_journal_that_is_closed_takes_nothing_more(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As when a worker ends that the service did not wait for."""
+    opened = Journal(tmp_path)
+    opened.close()
+    opened.save(pending(1))
+    assert caplog.messages == ["The journal could not be written; it will be tried again"]
+    with pytest.raises(OSError, match="the journal cannot be used") as refused:
+        opened.add(pending(2))
+    assert refused.value.errno == errno.EIO
+    assert written(tmp_path) == ([], {})
+
+
+def test_changes_from_many_threads_are_all_kept(tmp_path: Path) -> None:
+    with journal(tmp_path) as opened, ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda number: opened.add(pending(number)), range(100)))
+    assert [task.position for task in written(tmp_path)[0]] == list(range(100))

@@ -1,0 +1,186 @@
+"""What a task may become, from every status, and what its record is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError, fields, replace
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from api.models import TaskErrorCode, TaskStatus
+from api.tasks import Idempotency, Maker, Result, Task, warnings
+from engines.base import Emotion, FaceBox, Stage
+from tests.records import HOUR, NOW, PARAMS, completed, failed, full, pending, processing, submission
+from tests.scripted_engine import ScriptedEngine
+
+RESULT = Result("1-1.mp4", "f" * 64, 5)
+LATER = NOW + 100
+
+TASKS = {"PENDING": pending, "PROCESSING": processing, "COMPLETED": completed, "FAILED": failed}
+STEPS: dict[str, Callable[[Task], Task]] = {
+    "begun": lambda task: task.begun(LATER),
+    "reported": lambda task: task.reported(LATER, Stage.RENDERING, 0.5, "Rendering.", 3.0),
+    "completed": lambda task: task.completed(LATER, LATER + HOUR, RESULT),
+    "failed": lambda task: task.failed(LATER, LATER + HOUR, TaskErrorCode.NO_FACE, "No face was found."),
+    "waiting_again": lambda task: task.waiting_again(LATER),
+}
+ALLOWED: dict[tuple[str, str], dict[str, Any]] = {
+    ("PENDING", "begun"): {
+        "status": TaskStatus.PROCESSING, "stage": Stage.PREPARING, "message": "Preparing.", "started_at": LATER,
+        "attempt": 1,
+    },
+    ("PROCESSING", "reported"): {
+        "stage": Stage.RENDERING, "progress": 0.5, "message": "Rendering.", "remaining_seconds": 3.0,
+    },
+    ("PROCESSING", "completed"): {
+        "status": TaskStatus.COMPLETED, "stage": Stage.ENCODING, "progress": 1.0, "message": "The video is ready.",
+        "completed_at": LATER, "expires_at": LATER + HOUR, "result": RESULT,
+    },
+    ("PENDING", "failed"): {
+        "status": TaskStatus.FAILED, "message": "No face was found.", "error_code": TaskErrorCode.NO_FACE,
+        "completed_at": LATER, "expires_at": LATER + HOUR,
+    },
+    ("PROCESSING", "failed"): {
+        "status": TaskStatus.FAILED, "message": "No face was found.", "error_code": TaskErrorCode.NO_FACE,
+        "completed_at": LATER, "expires_at": LATER + HOUR,
+    },
+    ("PROCESSING", "waiting_again"): {
+        "status": TaskStatus.PENDING, "stage": Stage.QUEUED, "progress": 0.0, "started_at": None,
+        "message": "Waiting to run again: the service was stopped before the video was ready.",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("status", TASKS)
+def test_every_step_from_every_status(status: str, step: str) -> None:
+    """A step changes what it says and nothing else, or is refused."""
+    task = TASKS[status]()
+    before = replace(task)
+    changes = ALLOWED.get((status, step))
+    if changes is None:
+        with pytest.raises(ValueError, match=rf"^task {task.id} is {status}, not [A-Z]+$"):
+            STEPS[step](task)
+    else:
+        assert STEPS[step](task) == replace(task, updated_at=LATER, **changes)
+    assert task == before
+
+
+@pytest.mark.parametrize(("task", "ended"), [(pending(), False), (processing(), False), (completed(), True),
+                                             (failed(), True)])  # fmt: skip
+def test_a_task_has_ended_when_it_is_completed_or_failed(task: Task, ended: bool) -> None:
+    assert task.ended is ended
+
+
+def test_a_refusal_tells_what_the_step_is_for() -> None:
+    with pytest.raises(ValueError, match="is COMPLETED, not PROCESSING"):
+        completed().reported(LATER, Stage.ENCODING, 1.0, "", None)
+    with pytest.raises(ValueError, match="is PROCESSING, not PENDING"):
+        processing().begun(LATER)
+
+
+def test_a_new_task() -> None:
+    task = pending()
+    assert (task.status, task.stage, task.progress) == (TaskStatus.PENDING, Stage.QUEUED, 0.0)
+    assert task.message == "Waiting for its turn."
+    assert (task.attempt, task.accepted_position) == (0, 1)
+    assert (task.cancelled, task.deleted) == (False, False)
+    assert (task.started_at, task.completed_at, task.expires_at) == (None, None, None)
+    assert (task.remaining_seconds, task.error_code, task.result) == (None, None, None)
+    assert task.uploads == ("a" * 64, "b" * 64)
+
+
+def test_a_record_cannot_be_changed() -> None:
+    for record in (pending(), submission(), Maker("a", "b", "c"), RESULT, Idempotency("key", "print")):
+        for field in fields(record):
+            with pytest.raises(FrozenInstanceError):
+                setattr(record, field.name, None)
+
+
+def test_progress_never_falls_and_never_says_done() -> None:
+    task = processing()
+    seen = []
+    for progress in (0.25, 0.2, 0.3, -1.0, 0.998, 0.9995, 1.0, 7.0, 0.1):
+        task = task.reported(LATER, Stage.RENDERING, progress, "", None)
+        seen.append(task.progress)
+    assert seen == [0.25, 0.25, 0.3, 0.3, 0.998, 0.999, 0.999, 0.999, 0.999]
+
+
+def test_a_clock_that_is_set_back_moves_no_task_back() -> None:
+    task = processing().reported(NOW + 50, Stage.RENDERING, 0.5, "", None)
+    assert task.reported(NOW + 20, Stage.RENDERING, 0.6, "", None).updated_at == NOW + 50
+    assert task.reported(NOW + 51, Stage.RENDERING, 0.6, "", None).updated_at == NOW + 51
+
+
+def test_a_task_that_runs_again_begins_anew() -> None:
+    first = processing().reported(NOW + 5, Stage.RENDERING, 0.5, "Rendering.", 3.0)
+    again = first.waiting_again(NOW + 10)
+    assert (again.progress, again.started_at, again.remaining_seconds, again.attempt) == (0.0, None, None, 1)
+    second = again.begun(NOW + 20)
+    assert (second.attempt, second.started_at, second.created_at) == (2, NOW + 20, NOW)
+    assert second.reported(NOW + 21, Stage.PREPARING, 0.1, "", None).progress == 0.1
+
+
+def test_equal_requests_have_one_key_and_all_that_makes_another_video_gives_another() -> None:
+    engine = ScriptedEngine()
+    plain = submission()
+    key = plain.key(engine)
+    assert len(key) == 64
+    assert key == submission().key(ScriptedEngine())
+    params = [replace(PARAMS, **{field.name: value}) for field in fields(PARAMS)
+              for value in [Emotion.SAD if field.name == "emotion" else 0.25]]  # fmt: skip
+    others = [replace(plain, image="b" * 64, audio="a" * 64), replace(plain, image="1" * 64), *(
+        replace(plain, params=other) for other in params)]  # fmt: skip
+    keys = {other.key(engine) for other in others}
+    for name in ("name", "version", "checkpoint"):
+        another = ScriptedEngine()
+        setattr(another, name, "another")
+        keys.add(plain.key(another))
+    assert len(keys) == 2 + len(params) + 3
+    assert key not in keys
+
+
+def test_what_makes_no_other_video_gives_the_same_key() -> None:
+    told = submission(
+        given=("seed",), warnings=("Two faces.",), request_id="1", idempotency=Idempotency("key", "print"),
+        seconds=11.0, size=(1, 1), face=FaceBox(0, 0, 1, 1),
+    )  # fmt: skip
+    assert told.key(ScriptedEngine()) == submission().key(ScriptedEngine())
+
+
+def test_the_key_is_the_same_in_every_version_of_the_service() -> None:
+    """It is in the journal: another one, and a task would not find the video of its equal that an earlier one made."""
+    assert submission().key(ScriptedEngine()) == "bc03b55acba01d15974400c13f1ccaf990f472a45644eaa5e569f5495fd52b01"
+
+
+def test_the_maker_is_the_engine() -> None:
+    engine = ScriptedEngine()
+    assert Maker.of(engine) == Maker("preview", "scripted", "5c" * 32)
+
+
+def test_warnings_are_the_portraits_and_those_of_fields_that_the_client_sent() -> None:
+    engine = ScriptedEngine()
+    said = submission(warnings=("Two faces.",), given=("seed", "inference_steps"))
+    assert warnings(said, engine) == ("Two faces.", "inference_steps has no effect here.")
+    assert warnings(replace(said, given=("seed",)), engine) == ("Two faces.",)
+    assert warnings(submission(), engine) == ()
+
+
+def test_the_full_record_has_nothing_left_to_its_default() -> None:
+    """Otherwise the test below would miss a field."""
+    for record in (full(), full().submission, full().submission.face):
+        for field in fields(record):
+            assert getattr(record, field.name) != field.default, field.name
+
+
+@pytest.mark.parametrize("task", [pending(), processing(), completed(), failed(), full()])
+def test_a_record_survives_json(task: Task) -> None:
+    records = TypeAdapter(Task)
+    again = records.validate_json(records.dump_json(task))
+    assert again == task
+    assert isinstance(again.submission.params.emotion, Emotion)
+    assert isinstance(again.status, TaskStatus)
+    assert isinstance(again.submission.given, tuple)
+    assert again.submission.key(ScriptedEngine()) == task.submission.key(ScriptedEngine())
