@@ -56,7 +56,7 @@ class Event:
         return format_sse_event(event=NAMES[self.report.task.status], data_str=body, id=str(self.id))
 
 
-class _Channel:
+class Channel:
     """One task's history, and how many listen to it. All but `changed` needs the hub's lock."""
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ class EventHub:
         self._heartbeat = heartbeat
         self._interval = interval
         self._lock = threading.Lock()  # guards all below; never held while anything else is waited for
-        self._channels: dict[str, _Channel] = {}  # by task
+        self._channels: dict[str, Channel] = {}  # by task
         self._ended: dict[str, None] = {}  # ids of ended tasks among them, first ended first
         self._loop: asyncio.AbstractEventLoop | None = None  # of the listeners
         self._closed = False
@@ -115,7 +115,7 @@ class EventHub:
     def publish(self, report: TaskReport) -> None:
         """A task has made a step. Of steps in one state and stage only one per `interval` is an event."""
         with self._lock:
-            channel = self._channels.setdefault(report.task.id, _Channel())
+            channel = self._channels.setdefault(report.task.id, Channel())
             if self._too_soon(channel, report):
                 channel.held_back = report
                 self._plan_release(channel)
@@ -174,7 +174,7 @@ class EventHub:
         """
         self._loop = asyncio.get_running_loop()
         with self._lock:
-            channel = self._channels.setdefault(task_id, _Channel())
+            channel = self._channels.setdefault(task_id, Channel())
             channel.listeners += 1
             self._plan_release(channel)
         try:
@@ -200,7 +200,7 @@ class EventHub:
                 if not channel.listeners and not channel.events and self._channels.get(task_id) is channel:
                     del self._channels[task_id]
 
-    async def _has_changed(self, channel: _Channel) -> bool:
+    async def _has_changed(self, channel: Channel) -> bool:
         """Wait for it; False when it is time for a heartbeat."""
         try:
             async with asyncio.timeout(self._heartbeat):
@@ -209,17 +209,17 @@ class EventHub:
             return False
         return True
 
-    def _known(self, channel: _Channel, last_event_id: str | None) -> int | None:
+    def _known(self, channel: Channel, last_event_id: str | None) -> int | None:
         """The id, if it is that of an event in the history."""
         seen = _number(last_event_id)
         with self._lock:
             return seen if seen is not None and channel.has(seen) else None
 
-    def _after(self, channel: _Channel, event_id: int) -> Event | None:
+    def _after(self, channel: Channel, event_id: int) -> Event | None:
         with self._lock:
             return channel.after(event_id)
 
-    def _first(self, channel: _Channel, present: Callable[[], TaskReport]) -> Event:
+    def _first(self, channel: Channel, present: Callable[[], TaskReport]) -> Event:
         """The present state, with the newest event's id: what follows that event is still to come.
 
         The lock cannot be held meanwhile (steps are published under the task manager's), so look before and after.
@@ -237,7 +237,7 @@ class EventHub:
                 self._append(channel, report)  # one that another process has accepted
                 return channel.events[-1]
 
-    def _release(self, channel: _Channel) -> None:
+    def _release(self, channel: Channel) -> None:
         """Publish what was held back, when it is time for it."""
         with self._lock:
             channel.release_planned = False
@@ -253,31 +253,31 @@ class EventHub:
 
     # -- all of these need the lock --------------------------------------------------------------------------------
 
-    def _too_soon(self, channel: _Channel, report: TaskReport) -> bool:
+    def _too_soon(self, channel: Channel, report: TaskReport) -> bool:
         newest = channel.newest
         if newest is None or self._monotonic() - channel.published >= self._interval:
             return False
         before, task = newest.report.task, report.task
         return (before.status, before.stage) == (task.status, task.stage)
 
-    def _plan_release(self, channel: _Channel) -> None:
+    def _plan_release(self, channel: Channel) -> None:
         if channel.held_back is not None and channel.listeners and not channel.release_planned:
             channel.release_planned = True
             self._call(lambda: self._release(channel))
 
-    def _append(self, channel: _Channel, report: TaskReport) -> None:
+    def _append(self, channel: Channel, report: TaskReport) -> None:
         channel.events.append(Event(self._new_id(channel, report), report))
         channel.published = self._monotonic()
         channel.held_back = None
         self._wake(channel)
 
-    def _new_id(self, channel: _Channel, report: TaskReport) -> int:
+    def _new_id(self, channel: Channel, report: TaskReport) -> int:
         """Larger than all before, those of an earlier process too; that of a task's last event is always the same."""
         task, newest = report.task, channel.newest
         since = task.updated_at if task.ended else max(self._now(), task.updated_at)
         return max(_microseconds(since), 0 if newest is None else newest.id + 1)
 
-    def _wake(self, channel: _Channel) -> None:
+    def _wake(self, channel: Channel) -> None:
         if channel.listeners:
             self._call(channel.wake)
 
