@@ -1,0 +1,260 @@
+"""The registry: who is found, what is shared, which files stay, and what the next service knows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from api.file_store import FileStore
+from api.journal import Journal
+from api.registry import TaskRegistry
+from api.tasks import Idempotency, Result, Task
+from tests.records import HOUR, NOW, completed, failed, pending, processing, submission
+
+
+class World:
+    """A registry with its journal and files; tasks hold files as the task manager would let them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.open()
+
+    def open(self) -> None:
+        self.uploads = FileStore(self.directory / "uploads")
+        self.outputs = FileStore(self.directory / "outputs")
+        self.journal = Journal(self.directory / "data")
+        self.registry = TaskRegistry(self.journal, self.uploads, self.outputs)
+        self.unended = self.registry.restore()
+
+    def close(self) -> None:
+        for part in (self.journal, self.uploads, self.outputs):
+            part.close()
+
+    def restart(self) -> None:
+        self.close()
+        self.open()
+
+    def add(self, task: Task) -> Task:
+        for name in task.uploads:
+            (self.directory / "new.part").write_text(name)
+            self.uploads.adopt(self.directory / "new.part", name)
+        self.registry.add(task)
+        return task
+
+    def complete(self, task: Task) -> Task:
+        assert task.result is not None
+        self.outputs.path(task.result.name).write_text("video")
+        self.registry.update(task)
+        return task
+
+    def files(self) -> tuple[list[str], list[str]]:
+        uploads, outputs = (sorted(path.name for path in store.directory.iterdir())
+                            for store in (self.uploads, self.outputs))  # fmt: skip
+        return uploads, outputs
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    world = World(tmp_path)
+    yield world
+    world.close()
+
+
+def ids(tasks: object) -> list[int]:
+    assert isinstance(tasks, list)
+    return [task.position for task in tasks]
+
+
+def test_a_new_registry_is_empty(world: World) -> None:
+    assert world.unended == []
+    assert world.registry.next_position() == 1
+    assert world.registry.newest() == []
+    assert world.registry.find("1") is world.registry.find_any("1") is None
+    assert world.registry.gone_until("1") == 0
+    assert world.registry.of_request("key") is None
+    assert world.registry.result("c" * 64) is None
+    with pytest.raises(KeyError):
+        world.registry.get("1")
+
+
+def test_tasks_are_found_as_they_are_now(world: World) -> None:
+    task = world.add(pending(1))
+    assert world.registry.next_position() == 2
+    for step in (processing(1), replace(processing(1), progress=0.5)):
+        world.registry.update(step)
+        assert world.registry.find(task.id) is world.registry.find_any(task.id) is world.registry.get(task.id) is step
+
+
+def test_newest_first(world: World) -> None:
+    for number in (1, 2, 3):
+        world.add(pending(number))
+    world.registry.update(processing(2))  # a step changes no place
+    assert ids(world.registry.newest()) == [3, 2, 1]
+    world.restart()
+    assert ids(world.registry.newest()) == [3, 2, 1]
+    assert world.registry.next_position() == 4
+
+
+def test_a_deleted_task_is_there_for_its_worker_alone(world: World) -> None:
+    world.add(pending(1))
+    deleted = replace(processing(1), deleted=True)
+    world.registry.update(deleted)
+    assert world.registry.find(deleted.id) is None
+    assert world.registry.newest() == []
+    assert world.registry.get(deleted.id) is world.registry.find_any(deleted.id) is deleted
+
+
+def test_progress_is_not_in_the_journal_and_all_else_is(world: World) -> None:
+    world.add(pending(1))
+    world.registry.update(processing(1))
+    world.registry.progress(replace(processing(1), progress=0.5))
+    assert world.registry.get(pending(1).id).progress == 0.5
+    world.restart()
+    assert world.registry.get(pending(1).id) == processing(1)
+
+
+def test_the_next_service_is_told_of_those_that_had_not_ended(world: World) -> None:
+    for number in (1, 2, 3, 4):
+        world.add(pending(number))
+    world.registry.update(processing(2))
+    world.complete(completed(3))
+    world.registry.update(failed(4))
+    world.restart()
+    assert world.unended == [pending(1), processing(2)]
+    assert [world.registry.get(task.id) for task in (completed(3), failed(4))] == [completed(3), failed(4)]
+
+
+def test_a_task_that_the_journal_refuses_is_not_there(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(task: Task) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(world.journal, "add", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        world.registry.add(pending(1, submission=submission(idempotency=Idempotency("key", "print"))))
+    assert world.registry.newest() == []
+    assert world.registry.next_position() == 1
+    assert world.registry.of_request("key") is None
+
+
+def test_uploads_go_with_the_last_task_that_holds_them(world: World) -> None:
+    first, second = world.add(pending(1)), world.add(pending(2))
+    world.registry.forget(first)
+    world.restart()
+    assert world.files()[0] == ["a" * 64, "b" * 64]
+    world.registry.forget(second)
+    assert world.files()[0] == []
+    world.restart()
+    assert world.unended == []
+
+
+def test_uploads_that_somebody_removed_are_missing(world: World) -> None:
+    task = world.add(pending(1))
+    assert world.registry.missing_uploads(task) == []
+    world.uploads.path("b" * 64).unlink()
+    assert world.registry.missing_uploads(task) == ["b" * 64]
+
+
+def test_equal_tasks_share_a_video_as_long_as_one_has_it(world: World) -> None:
+    result = Result("1-1.mp4", "f" * 64, 5)
+    first, second = (completed(number, result=result) for number in (1, 2))
+    world.add(pending(1))
+    world.add(pending(2))
+    assert world.registry.result(first.key) is None
+    world.complete(first)
+    assert world.registry.result(first.key) == result
+    world.registry.update(second)
+    for restart in (False, True):
+        if restart:
+            world.restart()
+        assert world.registry.result(first.key) == result
+    world.registry.forget(first)
+    assert world.registry.result(first.key) == result
+    assert world.files()[1] == ["1-1.mp4"]
+    world.registry.forget(second)
+    assert world.registry.result(first.key) is None
+    assert world.files() == ([], [])
+
+
+def test_a_video_that_somebody_removed_is_shared_with_nobody(world: World) -> None:
+    world.add(pending(1))
+    task = world.complete(completed(1))
+    assert task.result is not None
+    world.outputs.path(task.result.name).unlink()
+    assert world.registry.result(task.key) is None
+
+
+def test_a_newer_video_of_equal_tasks_is_not_lost_with_an_older_one(world: World) -> None:
+    """The older file was removed by hand, so the newer task made its own."""
+    world.add(pending(1))
+    world.add(pending(2))
+    old, new = world.complete(completed(1)), world.complete(completed(2))
+    assert old.result != new.result
+    world.registry.forget(old)
+    assert world.registry.result(new.key) == new.result
+    world.registry.forget(new)
+    assert world.registry.result(new.key) is None
+
+
+def test_a_failed_task_gives_no_video(world: World) -> None:
+    world.add(pending(1))
+    world.registry.update(failed(1))
+    world.restart()
+    assert world.registry.result(failed(1).key) is None
+    assert world.files()[1] == []
+
+
+def keyed(number: int, key: str = "order") -> Task:
+    return pending(number, submission=submission(number, idempotency=Idempotency(key, "print")))
+
+
+def test_a_request_is_known_until_its_task_is_forgotten(world: World) -> None:
+    task = world.add(keyed(1))
+    world.add(keyed(2, "another"))
+    assert world.registry.of_request("order") == task
+    world.restart()
+    assert world.registry.of_request("order") == task
+    assert world.registry.of_request("another") == keyed(2, "another")
+    world.registry.forget(task)
+    assert world.registry.of_request("order") is None
+    world.restart()
+    assert world.registry.of_request("order") is None
+
+
+def test_the_newest_task_of_a_request_counts(world: World) -> None:
+    """The first has expired, so the same request could be sent again; then it is swept."""
+    first, second = world.add(keyed(1)), world.add(keyed(2))
+    assert world.registry.of_request("order") == second
+    world.registry.forget(first)
+    assert world.registry.of_request("order") == second
+
+
+def test_a_deleted_tasks_request_is_not_known(world: World) -> None:
+    world.add(keyed(1))
+    world.registry.update(replace(keyed(1), deleted=True))
+    assert world.registry.of_request("order") is None
+
+
+def test_expired_tasks_are_found_by_the_sweep_and_remembered_for_a_while(world: World) -> None:
+    for number in (1, 2, 3):
+        world.add(pending(number))
+    world.complete(completed(1))
+    later = world.complete(completed(2, expires_at=NOW + 25 * HOUR))
+    assert world.registry.sweep(NOW + 24 * HOUR - 1) == []
+    (expired,) = world.registry.sweep(NOW + 24 * HOUR)
+    assert expired == completed(1)
+    world.registry.forget(expired, NOW + 48 * HOUR)
+    for restart in (False, True):
+        if restart:
+            world.restart()
+        assert world.registry.find(expired.id) is None
+        assert world.registry.gone_until(expired.id) == NOW + 48 * HOUR
+        assert world.registry.get(later.id) == later
+    assert world.registry.sweep(NOW + 48 * HOUR - 1) == [later]
+    assert world.registry.gone_until(expired.id) == NOW + 48 * HOUR
+    world.registry.sweep(NOW + 48 * HOUR)
+    assert world.registry.gone_until(expired.id) == 0
+    world.restart()
+    assert world.registry.gone_until(expired.id) == 0
