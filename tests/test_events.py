@@ -16,13 +16,12 @@ import pytest
 from api.errors import ApiError
 from api.events import ENDED, HISTORY, Channel, Event, EventHub
 from api.models import TaskErrorCode
-from api.tasks import Maker, Result, Submission, Task, TaskReport
+from api.tasks import Result, TaskReport
 from api.views import task_view
-from engines.base import Emotion, FaceBox, Stage, SynthesisParams
+from engines.base import Stage
+from tests.records import pending
 from tests.sse import Parser, Sent, parsed
 
-PARAMS = SynthesisParams(Emotion.HAPPY, 3.0, 6.0, False, 25, None, 25, 1, 1.0, 512, 0.5)
-SUBMISSION = Submission("a" * 64, "b" * 64, 10.0, (64, 64), FaceBox(0, 0, 1, 1), PARAMS)
 START = 1_800_000_000.0  # seconds since the epoch
 
 Stream = AsyncGenerator[bytes, None]
@@ -37,7 +36,7 @@ class World:
         self.reports: dict[str, TaskReport] = {}
 
     def accept(self, task_id: str = "t", position: int = 1) -> None:
-        task = Task(task_id, 1, "k", SUBMISSION, Maker("preview", "1", ""), (), 1.0, self.now, self.now)
+        task = pending(id=task_id, created_at=self.now, updated_at=self.now)
         self.reports[task_id] = TaskReport(task, position, 10.0)
         self.hub.publish(self.reports[task_id])
 
