@@ -1,0 +1,169 @@
+"""Where a server can be made to end: points in the product's own functions, which are wrapped from outside."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from api import journal, submission, uploads
+from api.file_store import FileStore
+from api.journal import Journal
+from api.models import TaskErrorCode, TaskStatus
+from api.registry import TaskRegistry
+from api.routes import synthesis
+from api.task_manager import TaskManager
+from api.tasks import Task
+from media.video import VideoWriter
+
+
+def _always(*_: Any) -> bool:
+    return True
+
+
+def _saved(state: Callable[[Task], bool]) -> Callable[..., bool]:
+    return lambda _, task: state(task)
+
+
+def _every_other() -> Callable[..., bool]:
+    calls = itertools.count()
+    return lambda *_: next(calls) % 2 == 0
+
+
+@dataclass(frozen=True)
+class Point:
+    """Before or after a function, where `only` says so of its arguments.
+
+    `most`: how often a workload passes it at least. `unfinished`: whether a task is being worked off there.
+    """
+
+    owner: Any
+    function: str
+    after: bool = True
+    only: Callable[..., bool] = _always
+    most: int = 1
+    unfinished: bool = False
+
+
+POINTS = {
+    # a request
+    "in the middle of an upload, half a file written": Point(
+        uploads._FileSink, "flush", only=lambda sink: sink.size >= uploads._FLUSH
+    ),
+    "the upload is there, not yet looked at": Point(submission, "_check_and_enqueue", after=False, most=8),
+    "between the adoption of the two files": Point(FileStore, "adopt", only=_every_other(), most=8),
+    "before the record": Point(Journal, "add", after=False, most=8),
+    "after the record": Point(Journal, "add", most=8),
+    "before the 202 is sent": Point(synthesis, "accepted", after=False, most=8),
+    # a worker
+    "begun": Point(TaskManager, "_begin", most=7, unfinished=True),
+    "in the middle of rendering": Point(VideoWriter, "write", most=12, unfinished=True),
+    "in the middle of encoding": Point(
+        VideoWriter, "_write_audio", only=lambda _, until=0.0: until == float("inf"), most=3, unfinished=True
+    ),
+    "before the video is renamed": Point(VideoWriter, "_check", most=3, unfinished=True),
+    "the video is renamed": Point(VideoWriter, "_finish", most=3, unfinished=True),
+    "before COMPLETED is in the journal": Point(TaskManager, "_complete", after=False, most=4, unfinished=True),
+    "COMPLETED is in the journal": Point(
+        Journal, "save", only=_saved(lambda task: task.status is TaskStatus.COMPLETED), most=4
+    ),
+    # what a client does to its tasks
+    "a running task is marked as cancelled": Point(
+        Journal, "save", only=_saved(lambda task: task.cancelled and not task.ended and not task.deleted)
+    ),
+    "FAILED cancelled is in the journal": Point(
+        Journal, "save", only=_saved(lambda task: task.error_code is TaskErrorCode.CANCELLED)
+    ),
+    "a running task is marked as deleted": Point(Journal, "save", only=_saved(lambda task: task.deleted)),
+    "deleted in the journal, its files still there": Point(
+        Journal, "remove", only=lambda _, task_id, gone_until: gone_until is None, most=2
+    ),
+    "between the removals of a task's files": Point(FileStore, "release", most=4),
+    # the journal
+    "in the middle of a transaction": Point(journal, "COMMIT", most=20),
+    # what the service does by itself
+    "expired in the journal, its files still there": Point(
+        Journal, "remove", only=lambda _, task_id, gone_until: gone_until is not None, most=2
+    ),
+    "a stopping service lets a task wait again": Point(
+        Journal, "save", only=_saved(lambda task: task.status is TaskStatus.PENDING and task.attempt > 0)
+    ),
+    "a stopping service closes the journal": Point(Journal, "close", after=False),
+    # the start
+    "the start has read the journal": Point(TaskRegistry, "restore"),
+    "the start lets a task wait again": Point(TaskManager, "_wait_again"),
+    "the start has removed half uploads, no half videos": Point(FileStore, "remove_parts"),
+    "the start has removed leftovers": Point(FileStore, "remove_leftovers", most=2),
+    "the engine is loaded, nothing begun": Point(TaskManager, "resume", after=False),
+    "the start has begun a task": Point(TaskManager, "_begin", unfinished=True),
+}
+EXPIRING = "expired in the journal, its files still there"
+STOPPING = [name for name in POINTS if name.startswith("a stopping service")]
+STARTING = [name for name in POINTS if name.startswith(("the start", "the engine"))]
+
+
+class Trap:
+    """Kills this process when a point is passed for the nth time since `arm`; counts what is passed."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._lock = threading.Lock()
+        self._point: str | None = None
+        self._left = 0
+        self.passed: Counter[str] = Counter()
+
+    def arm(self, point: str | None, occurrence: int) -> None:
+        with self._lock:
+            self._point, self._left = point, occurrence
+            self.passed.clear()
+
+    def install(self) -> None:
+        """Wrap the functions."""
+        for name, point in POINTS.items():
+            if point.function == "COMMIT":
+                self._watch_transactions(name)
+            else:
+                setattr(point.owner, point.function, self._wrapped(name, point))
+
+    def _wrapped(self, name: str, point: Point) -> Callable[..., Any]:
+        function = getattr(point.owner, point.function)
+
+        @wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            here = point.only(*args, **kwargs)
+            if here and not point.after:
+                self._pass(name)
+            result = function(*args, **kwargs)
+            if here and point.after:
+                self._pass(name)
+            return result
+
+        return wrapper
+
+    def _watch_transactions(self, name: str) -> None:
+        connect = journal._connect
+
+        def wrapper(path: Path) -> sqlite3.Connection:
+            connection = connect(path)
+            connection.set_trace_callback(lambda statement: self._pass(name) if statement == "COMMIT" else None)
+            return connection
+
+        journal._connect = wrapper
+
+    def _pass(self, name: str) -> None:
+        with self._lock:
+            self.passed[name] += 1
+            if name != self._point:
+                return
+            self._left -= 1
+            if self._left == 0:
+                self._tell(name)
+                os.kill(os.getpid(), signal.SIGKILL)
