@@ -98,8 +98,8 @@ class DiceTalkEngine:
         names = model_files(interpolate=self._interpolate)
         with Fingerprint({name: self._directory / name for name in names}) as fingerprint:
             loaded = load(self._directory, self._device, self._dtype, interpolate=self._interpolate)
+            cost = CostModel.of(loaded.networks.unet, _bytes_on(self._device, loaded))
             self.checkpoint = fingerprint.result()
-        cost = CostModel.of(loaded.networks.unet, _bytes_on(self._device, loaded))
         self._loaded, self._cost = loaded, cost
         logger.info(
             "DICE-Talk is loaded on %s in %s: %.2f GiB of weights, %.1f GiB free before",

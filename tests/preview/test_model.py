@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from engines.base import SetupError
-from engines.preview import model
+from engines.preview import model, phones
 from engines.preview.engine import PreviewEngine
 from tests.preview.conftest import MODEL_DIR
 
@@ -60,3 +63,47 @@ def test_verify_tells_by_its_exit_code(tmp_path: Path, capsys: pytest.CaptureFix
     assert model.main(["verify", "--dir", str(MODEL_DIR)]) == 0
     assert model.main(["verify", "--dir", str(tmp_path)]) == 1
     assert "missing" in capsys.readouterr().err
+
+
+def test_the_fingerprint_covers_the_face_model_and_the_recogniser(
+    engine: PreviewEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(MODEL_DIR / model.FILE_NAME, tmp_path)
+    again = PreviewEngine(tmp_path)
+    assert again.checkpoint == ""
+    again.load()
+    assert again.checkpoint == engine.checkpoint
+
+    copies = {}
+    for number, (name, path) in enumerate(phones.model_files().items()):
+        copies[name] = Path(shutil.copy(path, tmp_path / str(number)))
+    monkeypatch.setattr(phones, "model_files", lambda: copies)
+    again.load()
+    assert again.checkpoint == engine.checkpoint
+    seen = {engine.checkpoint}
+    for path in copies.values():
+        with path.open("r+b") as file:
+            first = file.read(1)
+            file.seek(0)
+            file.write(bytes([first[0] ^ 1]))
+        again.load()
+        seen.add(again.checkpoint)
+    assert len(seen) == 1 + len(copies)
+
+
+def test_without_the_recogniser_the_face_model_alone_counts(
+    engine: PreviewEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pocketsphinx", None)
+    alone = PreviewEngine(MODEL_DIR)
+    alone.load()
+    line = f"{model.FILE_SHA256}  {model.FILE_NAME}\n"
+    assert alone.checkpoint == hashlib.sha256(line.encode()).hexdigest() != engine.checkpoint
+
+
+def test_the_recogniser_reads_the_files_of_the_fingerprint() -> None:
+    """As its own configuration names them."""
+    config = phones._decoder().config
+    keys = ("dict", "allphone", "featparams", "mdef", "mean", "fdict", "sendump", "tmat", "var")
+    assert sorted(map(str, phones.model_files().values())) == sorted(config[key] for key in keys)
+    assert not any(config[key] for key in ("fsg", "jsgf", "keyphrase", "kws", "lda", "lm", "lmctl", "mixw", "mllr"))
