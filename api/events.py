@@ -121,7 +121,6 @@ class EventHub:
                 self._plan_release(channel)
                 return
             self._append(channel, report)
-            self._ended.pop(report.task.id, None)
             if report.task.ended:
                 self._ended[report.task.id] = None
                 if len(self._ended) > ENDED:
