@@ -6,6 +6,7 @@ from typing import Annotated
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Query, Response
+from starlette.convertors import StringConvertor, register_url_convertor
 
 from api.models import Manifest, TaskAccepted, TaskList, TaskQuery, TaskView
 from api.openapi import accepted_response, error_responses
@@ -13,6 +14,12 @@ from api.routes.synthesis import PREFIX, accepted
 from api.service import Service, service_of
 from api.views import manifest, task_view
 
+
+class _TaskId(StringConvertor):
+    regex = "(?!start$)[^/]+"  # the address of `start` is no task's
+
+
+register_url_convertor("task", _TaskId())
 router = APIRouter(prefix=PREFIX, tags=["synthesis"])
 
 # The manager's steps wait for the disk: not on the event loop.
@@ -51,7 +58,7 @@ async def retry(task_id: str, response: Response, service: Annotated[Service, De
     return accepted(report.task, response)
 
 
-@router.delete("/{task_id}", status_code=204, summary="Forget a task", responses=error_responses(404, 410, 500))
+@router.delete("/{task_id:task}", status_code=204, summary="Forget a task", responses=error_responses(404, 410, 500))
 async def delete(task_id: str, service: Annotated[Service, Depends(service_of)]) -> None:
     """Cancelled if need be, then gone, its files with it. Downloads that have begun come to their end."""
     await to_thread.run_sync(service.tasks.delete, task_id)

@@ -61,7 +61,7 @@ def test_every_reference_is_there_and_every_error_has_the_shape(schema: dict[str
                     content = operation["responses"][str(code)]["content"]["application/json"]
                     assert content["schema"]["$ref"].endswith("/ErrorResponse")
                     assert set(content["example"]) == {"error", "detail", "code", "request_id"}
-    assert documented["post", "start"] == {202, 400, 408, 413, 415, 422, 429, 500, 503}
+    assert documented["post", "start"] == {202, 400, 408, 409, 413, 415, 422, 429, 500, 503}
     assert documented["get", "status"] == {200, 404, 410, 500}
     assert documented["get", "download"] == {200, 206, 304, 404, 409, 410, 416, 500}
 
