@@ -155,9 +155,12 @@ def test_who_has_seen_the_end_is_told_not_to_come_back(client: Client) -> None:
         assert (answer.status_code, answer.content) == (204, b"")
 
 
-def test_head_tells_of_a_stream_and_sends_none(client: Client) -> None:
+def test_head_tells_of_a_stream_and_begins_none(client: Client, caplog: pytest.LogCaptureFixture) -> None:
     accepted = begun(client, seed=8)
-    answer = client.http.head(events_url(accepted))
+    url = events_url(accepted)
+    with caplog.at_level(logging.INFO, "api.http"):
+        answer = client.http.head(url)
+        wait_for(lambda: f"HEAD {url} 200" in caplog.text, 10)  # it does not go on as long as the task
     assert (answer.status_code, answer.content) == (200, b"")
     assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert "content-length" not in answer.headers
