@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from api import examples
 from api.fields import (
     DynamicScale,
     ExpandRatio,
@@ -24,7 +25,7 @@ VERSION = "0.1.0"
 
 
 class TaskStatus(StrEnum):
-    """PENDING → PROCESSING → COMPLETED or FAILED, each once."""
+    """PENDING → PROCESSING → COMPLETED or FAILED. From PROCESSING back to PENDING only with a stop of the service."""
 
     PENDING = "PENDING"
     PROCESSING = "PROCESSING"
@@ -72,25 +73,10 @@ class StartForm(BaseModel):
         return SynthesisParams(**dict(self))
 
 
-_ID = "1306cf1ce3aa4fdeb6c212a48710c020"
-
-
 class TaskAccepted(BaseModel):
     """202: the task waits for its turn."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "task_id": _ID,
-                "status": "PENDING",
-                "message": "The task is queued.",
-                "status_url": f"/api/v1/synthesis/{_ID}/status",
-                "download_url": f"/api/v1/synthesis/{_ID}/download",
-                "queue_position": 1,
-                "warnings": [],
-            }
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"example": examples.ACCEPTED})
 
     task_id: str
     status: Literal["PENDING"] = "PENDING"
@@ -104,45 +90,11 @@ class TaskAccepted(BaseModel):
 class TaskView(BaseModel):
     """A task as its client sees it."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "example": {
-                "task_id": _ID,
-                "status": "PROCESSING",
-                "progress": 0.47,
-                "message": "Rendering frame 60 of 200",
-                "created_at": "2026-11-22T15:53:14.014Z",
-                "updated_at": "2026-11-22T15:53:17.097Z",
-                "stage": "rendering",
-                "queue_position": None,
-                "eta_seconds": 3.4,
-                "started_at": "2026-11-22T15:53:14.015Z",
-                "completed_at": None,
-                "expires_at": None,
-                "error_code": None,
-                "attempt": 1,
-                "parameters": {
-                    "emotion": "happy",
-                    "ref_scale": 3.0,
-                    "emo_scale": 6.0,
-                    "crop": False,
-                    "inference_steps": 25,
-                    "duration": None,
-                    "fps": 25,
-                    "seed": 72589,
-                    "dynamic_scale": 1.0,
-                    "min_resolution": 512,
-                    "expand_ratio": 0.5,
-                },
-                "engine": "preview",
-                "warnings": [],
-            }
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"example": examples.VIEW})
 
     task_id: str
     status: TaskStatus
-    progress: float = Field(ge=0, le=1, description="0 to 1; exactly 1 when COMPLETED.")
+    progress: float = Field(ge=0, le=1, description="0 to 1, never falls within an attempt; exactly 1 when COMPLETED.")
     message: str
     created_at: datetime
     updated_at: datetime
@@ -177,6 +129,8 @@ class TaskQuery(BaseModel):
 class TaskList(BaseModel):
     """Tasks, the newest first."""
 
+    model_config = ConfigDict(json_schema_extra={"example": examples.LIST})
+
     data: list[TaskView]
     has_more: bool = Field(description="Whether there are older ones: ask for them with `after=last_id`.")
     first_id: str | None = Field(description="The first of `data`; null where there is none.")
@@ -186,7 +140,7 @@ class TaskList(BaseModel):
 class ManifestInput(BaseModel):
     """A file that was sent."""
 
-    sha256: str
+    sha256: str = Field(description="Of its bytes, as they were sent.")
 
 
 class ManifestInputs(BaseModel):
@@ -223,6 +177,8 @@ class ManifestOutput(BaseModel):
 
 class Manifest(BaseModel):
     """All it takes to make the same video again, and to know that it is the same."""
+
+    model_config = ConfigDict(json_schema_extra={"example": examples.MANIFEST})
 
     task_id: str
     status: TaskStatus

@@ -8,43 +8,67 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from api.errors import ErrorResponse
+from api.idempotency import HEADER
 from api.models import StartForm
 from api.settings import Settings
 from api.submission import form_defaults
 
 _START = "/api/v1/synthesis/start"
 
+# What `idempotency.key_of` takes.
+_IDEMPOTENCY_KEY = {
+    "name": HEADER,
+    "in": "header",
+    "required": False,
+    "description": "Makes the request safe to send again when its answer did not come. Take a new key, such as a UUID, "
+    "for each task you want, with or without quotes. The same key with the same files and fields gives the task of the "
+    "first request (`Idempotent-Replayed: true`) and starts nothing; with others 422 `idempotency_key_reused`; while "
+    "the first request is still being received 409 `idempotency_key_in_use`. A key is known as long as its task, also "
+    "after a restart; a request that was refused leaves its key free.",
+    "schema": {"type": "string", "pattern": r'^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-~]{1,255})$'},
+}
+
 _ERRORS = {
     400: ("malformed_form", "The form is malformed."),
-    404: ("task_not_found", "There is no such task."),
+    404: ("task_not_found", "There is no such task, or it was deleted."),
     408: ("request_timeout", "Nothing of the request came for too long."),
-    409: ("not_finished", "Not in this state of the task, or of another request: `error` says which."),
+    409: ("not_finished", "There is no video: not yet, or the task failed."),
     410: ("task_expired", "The task has expired; its video is gone."),
     413: ("too_large", "The request or one of its files is too large."),
     415: ("unsupported_media_type", "Not a form, or a file of no allowed kind."),
     416: ("range_not_satisfiable", "The requested range lies outside the file."),
     422: (
         "validation_error",
-        "Fields missing or out of range, a damaged file, a portrait without a usable face, or more than can be made.",
+        "Fields or parameters missing or out of range, a damaged file, a portrait without a usable face, more than can "
+        "be made, or the Idempotency-Key of another request.",
     ),
     429: ("queue_full", "Too many tasks are waiting."),
     500: ("internal", "Something went wrong inside the service."),
-    503: ("starting", "The service is starting, stopping, not set up, without its GPU, or has no room left."),
+    503: ("starting", "The service is starting, stopping, not set up, without its GPU, or short of room on a disk."),
 }
 
 
-def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that can answer with these statuses."""
+# What 409 means where it is not about the video.
+_CONFLICTS = {
+    "idempotency_key_in_use": "A request with this Idempotency-Key is still being received.",
+    "not_failed": "Only a task that failed can be tried again.",
+}
+
+
+def error_responses(*statuses: int, conflict: str | None = None) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that can answer with these statuses; `conflict` is the code of its 409."""
     responses: dict[int | str, dict[str, Any]] = {}
     for status in statuses:
         code, description = _ERRORS[status]
+        if status == 409 and conflict is not None:
+            code, description = conflict, _CONFLICTS[conflict]
         example = {"error": description, "detail": "More about it.", "code": code, "request_id": "4f1c2b7a"}
         responses[status] = {
             "model": ErrorResponse,
             "description": description,
             "content": {"application/json": {"example": example}},
         }
-        if status in (429, 503):
+        if status in (429, 503) or code == "idempotency_key_in_use":
             responses[status]["headers"] = header("Retry-After", "Seconds to wait.", "integer")
         if status == 416:
             responses[status]["headers"] = header("Content-Range", "The size of the whole: `bytes */SIZE`.")
@@ -64,7 +88,7 @@ def accepted_response(*, replayed: bool = False) -> dict[str, Any]:
             "description": "`true` when the task is that of an earlier request with this Idempotency-Key.",
             "schema": {"type": "string", "enum": ["true"]},
         }
-    return {"description": "Accepted; poll `status_url`.", "headers": headers}
+    return {"description": "Accepted; poll `status_url`, or listen to the task's `events`.", "headers": headers}
 
 
 def video_responses() -> dict[int | str, dict[str, Any]]:
@@ -152,7 +176,9 @@ def _add_form(schema: dict[str, Any], settings: Settings) -> None:
         properties[name] = field | (default if name in defaults else {})
     form |= {"properties": properties, "required": ["image", "audio", "emotion"], "title": "StartForm"}
     schema["components"]["schemas"]["StartForm"] = form
-    schema["paths"][_START]["post"]["requestBody"] = {
+    start = schema["paths"][_START]["post"]
+    start["parameters"] = [_IDEMPOTENCY_KEY]
+    start["requestBody"] = {
         "required": True,
         "content": {
             "multipart/form-data": {
@@ -172,7 +198,8 @@ def _add_links(schema: dict[str, Any]) -> None:
     for path, operations in schema["paths"].items():
         for method, operation in operations.items():
             if "{task_id}" in path:
-                links[f"{method}_{path.rpartition('/')[2]}"] = {
+                what = path.rpartition("{task_id}")[2].replace("/", "_")  # nothing for the task itself
+                links[f"{method}{what}"] = {
                     "operationId": operation["operationId"],
                     "parameters": {"task_id": "$response.body#/task_id"},
                     "description": operation["summary"],

@@ -46,7 +46,8 @@ async def events(
     request: Request,
     service: Annotated[Service, Depends(service_of)],
     last_event_id: Annotated[
-        str | None, Header(description="The id of the last event that came: only those after it are sent.")
+        str | None,
+        Header(alias="Last-Event-ID", description="The id of the last event that came: only those after it are sent."),
     ] = None,
 ) -> Response:
     """Instead of polling: the present state at once, then `queued`, `progress` and at last `completed` or `failed`.

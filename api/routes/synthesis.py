@@ -32,13 +32,13 @@ router = APIRouter(prefix=PREFIX, tags=["synthesis"])
     summary="Turn a portrait, a recording and an emotion into a video",
     responses={
         202: accepted_response(replayed=True),
-        **error_responses(400, 408, 409, 413, 415, 422, 429, 500, 503),
+        **error_responses(400, 408, 409, 413, 415, 422, 429, 500, 503, conflict="idempotency_key_in_use"),
     },
 )
 async def start(request: Request, response: Response, service: Annotated[Service, Depends(service_of)]) -> TaskAccepted:
     """Everything that is wrong with a request is said here, a portrait without a usable face included.
 
-    A request with an `Idempotency-Key` can be sent again: the same form gives the same task.
+    A request with an `Idempotency-Key` can safely be sent again: the same form gives the same task.
     """
     task, replayed = await submit(service, request)
     if replayed:
@@ -49,7 +49,7 @@ async def start(request: Request, response: Response, service: Annotated[Service
 @router.head("/{task_id}/status", include_in_schema=False)
 @router.get("/{task_id}/status", summary="How far a task is", responses=error_responses(404, 410, 500))
 async def status(task_id: str, service: Annotated[Service, Depends(service_of)]) -> TaskView:
-    """Poll until `status` is COMPLETED or FAILED."""
+    """Poll until `status` is COMPLETED or FAILED; or listen to `events`."""
     return task_view(service.tasks.get(task_id))
 
 

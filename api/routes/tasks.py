@@ -48,7 +48,7 @@ async def cancel(task_id: str, service: Annotated[Service, Depends(service_of)])
     "/{task_id}/retry",
     status_code=202,
     summary="Try a failed task again",
-    responses={202: accepted_response(), **error_responses(404, 409, 410, 422, 429, 500, 503)},
+    responses={202: accepted_response(), **error_responses(404, 409, 410, 422, 429, 500, 503, conflict="not_failed")},
 )
 async def retry(task_id: str, response: Response, service: Annotated[Service, Depends(service_of)]) -> TaskAccepted:
     """A new task with the same files and parameters; the failed one stays as it is."""
