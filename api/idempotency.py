@@ -57,6 +57,10 @@ class KeysInUse:
     def __init__(self) -> None:
         self._keys: set[str] = set()
 
+    def used(self, key: str) -> bool:
+        """Whether a request is using the key."""
+        return key in self._keys
+
     @contextmanager
     def claim(self, key: str) -> Iterator[None]:
         """Use a key alone. Raises ApiError 409 when another request is using it."""

@@ -320,7 +320,7 @@ class TaskManager:
             self._fail(task, Failure(TaskErrorCode.CANCELLED, _CANCELLED))
             self._publish_queue()
         elif task.status is TaskStatus.PROCESSING and not task.cancelled:
-            self._registry.update(replace(task, cancelled=True))
+            self._update(replace(task, cancelled=True))
             self._queue.running[task.key].stop(TaskErrorCode.CANCELLED, _CANCELLED)
             logger.info("Task %s is to be cancelled", task.id)
 
