@@ -50,9 +50,9 @@ class Attempt:
         self._told = monotonic()
         self._stopped: Failure | None = None
 
-    def stop(self, code: TaskErrorCode, message: str) -> None:
+    def stop(self, reason: Failure) -> None:
         """Let the engine stop at its next step; the first reason counts."""
-        self._stopped = self._stopped or Failure(code, message)
+        self._stopped = self._stopped or reason
 
     def silent_seconds(self) -> float:
         """Since the engine last reported, or asked whether to go on."""
@@ -71,7 +71,8 @@ class Attempt:
     def _cancelled(self) -> bool:
         self._told = self._monotonic()
         if self.clock.seconds() > self._timeout:
-            self.stop(TaskErrorCode.TIMEOUT, f"The task took longer than the {self._timeout:g} seconds allowed.")
+            message = f"The task took longer than the {self._timeout:g} seconds allowed."
+            self.stop(Failure(TaskErrorCode.TIMEOUT, message))
         return self._stopped is not None
 
     def _reporter(self, engine: Engine, progress: Progress) -> Report:
@@ -105,4 +106,10 @@ def _result(path: Path) -> Result:
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         os.fsync(file.fileno())
-        return Result(path.name, sha256, os.fstat(file.fileno()).st_size)
+        size = os.fstat(file.fileno()).st_size
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)  # the name, too, would survive a loss of power
+    finally:
+        os.close(directory)
+    return Result(path.name, sha256, size)

@@ -91,8 +91,8 @@ def test_an_engine_that_makes_no_video_has_failed(world: World) -> None:
 def test_the_engine_is_asked_to_stop_with_the_first_reason(world: World) -> None:
     def work(job: SynthesisJob, report: Report, cancelled: Cancelled) -> None:
         assert not cancelled()
-        world.attempt.stop(TaskErrorCode.CANCELLED, "The task was cancelled.")
-        world.attempt.stop(TaskErrorCode.INTERRUPTED, "The service was stopped.")
+        world.attempt.stop(Failure(TaskErrorCode.CANCELLED, "The task was cancelled."))
+        world.attempt.stop(Failure(TaskErrorCode.INTERRUPTED, "The service was stopped."))
         world.now += 1000  # and no timeout either
         until_cancelled(job, report, cancelled)
 
@@ -101,7 +101,7 @@ def test_the_engine_is_asked_to_stop_with_the_first_reason(world: World) -> None
 
 def test_a_video_that_is_ready_before_the_engine_notices_counts(world: World) -> None:
     def work(job: SynthesisJob, report: Report, cancelled: Cancelled) -> None:
-        world.attempt.stop(TaskErrorCode.CANCELLED, "The task was cancelled.")
+        world.attempt.stop(Failure(TaskErrorCode.CANCELLED, "The task was cancelled."))
         job.output.write_bytes(b"video")
 
     assert isinstance(world.run(work), Result)

@@ -20,6 +20,7 @@ from api.journal import Journal
 from api.models import TaskErrorCode, TaskStatus
 from api.registry import TaskRegistry
 from api.routes import synthesis
+from api.scheduler import Scheduler
 from api.task_manager import TaskManager
 from api.tasks import Task
 from media.video import VideoWriter
@@ -64,14 +65,14 @@ POINTS = {
     "after the record": Point(Journal, "add", most=8),
     "before the 202 is sent": Point(synthesis, "accepted", after=False, most=8),
     # a worker
-    "begun": Point(TaskManager, "_begin", most=7, unfinished=True),
+    "begun": Point(Scheduler, "_begin", most=7, unfinished=True),
     "in the middle of rendering": Point(VideoWriter, "write", most=12, unfinished=True),
     "in the middle of encoding": Point(
         VideoWriter, "_write_audio", only=lambda _, until=0.0: until == float("inf"), most=3, unfinished=True
     ),
     "before the video is renamed": Point(VideoWriter, "_check", most=3, unfinished=True),
     "the video is renamed": Point(VideoWriter, "_finish", most=3, unfinished=True),
-    "before COMPLETED is in the journal": Point(TaskManager, "_complete", after=False, most=4, unfinished=True),
+    "before COMPLETED is in the journal": Point(Scheduler, "_complete", after=False, most=4, unfinished=True),
     "COMPLETED is in the journal": Point(
         Journal, "save", only=_saved(lambda task: task.status is TaskStatus.COMPLETED), most=4
     ),
@@ -99,11 +100,11 @@ POINTS = {
     "a stopping service closes the journal": Point(Journal, "close", after=False),
     # the start
     "the start has read the journal": Point(TaskRegistry, "restore"),
-    "the start lets a task wait again": Point(TaskManager, "_wait_again"),
+    "the start lets a task wait again": Point(Scheduler, "_wait_again"),
     "the start has removed half uploads, no half videos": Point(FileStore, "remove_parts"),
     "the start has removed leftovers": Point(FileStore, "remove_leftovers", most=2),
     "the engine is loaded, nothing begun": Point(TaskManager, "resume", after=False),
-    "the start has begun a task": Point(TaskManager, "_begin", unfinished=True),
+    "the start has begun a task": Point(Scheduler, "_begin", unfinished=True),
 }
 EXPIRING = "expired in the journal, its files still there"
 STOPPING = [name for name in POINTS if name.startswith("a stopping service")]
