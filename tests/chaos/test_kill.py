@@ -30,7 +30,7 @@ class Chains:
             self._chain = Chain(self._directory / str(self._rounds))
         self._rounds += 1
         try:
-            self._chain.round(point, 1, random.Random(point))
+            self._chain.round(point, POINTS[point].most, random.Random(point))
         except BaseException:
             self.close()
             raise
