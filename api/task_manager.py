@@ -100,7 +100,7 @@ class TaskManager:
         """
         return self._accept(submission, Maker.of(self._engine()))
 
-    def retry(self, task_id: str) -> TaskReport:
+    def retry(self, task_id: str, request_id: str = "") -> TaskReport:
         """Accept a task like this one, which has FAILED. Raises as `get` and `submit`; ApiError 409, 410."""
         task = self.get(task_id).task
         if task.status is not TaskStatus.FAILED:
@@ -118,7 +118,8 @@ class TaskManager:
                     "A file of the task was removed from the service's disk.",
                     "Send the files again.",
                 )
-            accepted = self._accept(replace(task.submission, idempotency=None), task.maker)
+            again = replace(task.submission, idempotency=None, request_id=request_id)
+            accepted = self._accept(again, task.maker)
             held.pop_all()  # the new task holds them now
             return accepted
 

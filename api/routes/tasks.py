@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from api.models import Manifest, TaskAccepted, TaskList, TaskQuery, TaskView
@@ -50,11 +50,13 @@ async def cancel(task_id: str, service: Annotated[Service, Depends(service_of)])
     summary="Try a failed task again",
     responses={202: accepted_response(), **error_responses(404, 409, 410, 422, 429, 500, 503, conflict="not_failed")},
 )
-async def retry(task_id: str, response: Response, service: Annotated[Service, Depends(service_of)]) -> TaskAccepted:
+async def retry(
+    task_id: str, request: Request, response: Response, service: Annotated[Service, Depends(service_of)]
+) -> TaskAccepted:
     """A new task with the same files and parameters; the failed one stays as it is."""
     service.check_open()
     await service.engine_ready()
-    report = await to_thread.run_sync(service.tasks.retry, task_id)
+    report = await to_thread.run_sync(service.tasks.retry, task_id, request.state.request_id)
     return accepted(report.task, response)
 
 
