@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import sqlite3
+import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -151,19 +152,20 @@ class Journal:
     def _replace(self, error: Exception) -> sqlite3.Connection:
         """Set the damaged file aside, and start another with what can be read of it."""
         aside = self._path.with_name(f"{FILE_NAME}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
-        for suffix in ("", "-wal", "-shm"):
+        for suffix in ("", "-wal"):  # a log that stayed would be written into the new file
             with suppress(FileNotFoundError):
                 Path(f"{self._path}{suffix}").rename(f"{aside}{suffix}")
         self._tasks, self._gone = _salvage(aside)
         connection = _connect(self._path)
         with connection:
+            connection.execute("BEGIN")  # or each row would wait for the disk
             connection.executemany(_PUT, [(task.id, _record(task)) for task in self._tasks])
             connection.executemany(_GONE, self._gone.items())
         self.damage = (
             f"The journal of the tasks was damaged. It is kept as {aside.name}. "
             f"Tasks that could be read from it: {len(self._tasks)}. Any others are lost."
         )
-        logger.error("%s (%s)", self.damage, str(error).splitlines()[0])
+        logger.error("%s (%s)", self.damage, textwrap.shorten(str(error), 200))
         return connection
 
 
@@ -213,10 +215,8 @@ def _salvage(path: Path) -> tuple[list[Task], dict[str, float]]:
     """What can be read of a damaged file: from both ends up to the damage, but for records that make no sense."""
     tasks: dict[str, Task] = {}
     gone: dict[str, float] = {}
-    with (
-        suppress(sqlite3.Error),
-        closing(sqlite3.connect(path)) as connection,
-    ):
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA writable_schema = ON")  # read on, though the file is shorter than it says
         for statement in _SALVAGE:
             with suppress(sqlite3.Error):
                 for (record,) in connection.execute(statement):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -227,9 +228,16 @@ def a_cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-4096])
 
 
-@pytest.mark.parametrize("damage", [no_database, a_foreign_database, a_cut])
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (no_database, "file is not a database"),
+        (a_foreign_database, "no such table: tasks"),
+        (a_cut, "database disk image is malformed"),
+    ],
+)
 def test_a_damaged_file_is_set_aside_and_said(
-    tmp_path: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, damage: Callable[[Path], None], reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(tmp_path, [pending()])
     damage(tmp_path / FILE_NAME)
@@ -245,14 +253,11 @@ def test_a_damaged_file_is_set_aside_and_said(
         assert opened.load() == ([], {})
         opened.add(pending(2))
     assert aside.read_bytes() == bad
-    ((logger, level, message),) = caplog.record_tuples
-    assert (logger, level) == (LOGGER, logging.ERROR)
-    assert message.startswith(f"{opened.damage} (")
-    assert "\n" not in message
+    assert caplog.record_tuples == [(LOGGER, logging.ERROR, f"{opened.damage} ({reason})")]
     assert written(tmp_path)[0] == [pending(2)]
 
 
-def test_what_can_be_read_of_a_damaged_file_is_kept(tmp_path: Path) -> None:
+def test_what_can_be_read_of_a_damaged_file_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """One page is overwritten, about in the middle: what is before it and what is behind it."""
     write(tmp_path, [pending(number) for number in range(200)])
     with journal(tmp_path) as opened:
@@ -265,12 +270,24 @@ def test_what_can_be_read_of_a_damaged_file_is_kept(tmp_path: Path) -> None:
         assert opened.damage is not None
         tasks, gone = opened.load()
     assert gone == {"gone": NOW}
+    assert re.fullmatch(r".+ \(\*\*\* in database main \*\*\* Page \d+: .{,150}\)", caplog.messages[0])
     assert f"could be read from it: {len(tasks)}." in opened.damage
     positions = {task.position for task in tasks}
     assert len(positions) == len(tasks) >= 190
     assert {0, 1, 198, 199} < positions
     assert 100 not in positions
     assert written(tmp_path) == (tasks, gone)  # and it is whole again
+
+
+def test_what_is_left_of_a_file_that_was_cut_off_is_kept(tmp_path: Path) -> None:
+    write(tmp_path, [pending(number) for number in range(200)])
+    pages = (tmp_path / FILE_NAME).read_bytes()
+    (tmp_path / FILE_NAME).write_bytes(pages[: len(pages) // 2])
+    with journal(tmp_path) as opened:
+        assert opened.damage is not None
+        tasks, _ = opened.load()
+    assert 80 < len(tasks) < 120
+    assert written(tmp_path)[0] == tasks
 
 
 @pytest.mark.parametrize(
@@ -300,10 +317,44 @@ def test_what_a_killed_service_left_in_the_log_is_saved_from_a_damaged_file(tmp_
     assert written(killed)[0] == [pending(2)]
 
 
+def test_a_log_that_belongs_to_a_damaged_file_goes_with_it(tmp_path: Path) -> None:
+    write(tmp_path, [pending(number) for number in range(30)])
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    with journal(tmp_path) as opened:
+        opened.save(pending(1, attempt=1))  # changes one page, so that the rest of the file is not in the log
+        for name in (FILE_NAME, f"{FILE_NAME}-wal"):
+            (killed / name).write_bytes((tmp_path / name).read_bytes())
+    no_database(killed / FILE_NAME)
+    log = (killed / f"{FILE_NAME}-wal").read_bytes()
+    with journal(killed) as opened:
+        aside = asides(killed)[0]
+        assert aside.with_name(f"{aside.name}-wal").read_bytes() == log
+        assert opened.load()[0] == []
+    assert written(killed)[0] == []
+
+
+def test_the_name_of_a_file_that_is_set_aside_has_the_time_in_utc(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, [])
+    no_database(tmp_path / FILE_NAME)
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        with journal(tmp_path):
+            pass
+    time.tzset()
+    (aside,) = asides(tmp_path)
+    named = datetime.strptime(aside.name.rpartition("-")[2], "%Y%m%dT%H%M%S.%f%z")
+    assert abs(datetime.now(UTC) - named) < timedelta(hours=1)
+
+
 def test_what_the_system_refuses_is_no_damage(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).mkdir()
     with pytest.raises(OSError, match="the journal cannot be used") as refused:
         Journal(tmp_path)
+    assert refused.value.strerror == "the journal cannot be used (unable to open database file)"
     assert (refused.value.errno, refused.value.filename) == (errno.EIO, str(tmp_path / FILE_NAME))
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
     (tmp_path / FILE_NAME).rmdir()  # and the directory is free again
@@ -323,6 +374,22 @@ def test_a_task_that_finds_no_room_is_not_accepted(tmp_path: Path) -> None:
         empty_disk(opened)
         opened.add(pending(3))
     assert written(tmp_path)[0] == [pending(1), pending(3)]
+
+
+def test_a_refused_change_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Of several statements, the last is refused: the first ones are not kept, and the next change can begin."""
+    with journal(tmp_path) as opened:
+        opened.add(pending(1))
+        opened._connection.set_authorizer(
+            lambda action, table, *_: (
+                sqlite3.SQLITE_DENY if (action, table) == (sqlite3.SQLITE_INSERT, "gone") else sqlite3.SQLITE_OK
+            )
+        )
+        opened.remove(pending(1).id, NOW)
+        assert list(on_disk(tmp_path)) == [pending(1).id]
+        opened._connection.set_authorizer(None)
+        opened.flush(NOW - 1)
+    assert written(tmp_path) == ([], {pending(1).id: NOW})
 
 
 @pytest.mark.parametrize("change", ["add", "save", "remove", "flush"])
