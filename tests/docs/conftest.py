@@ -30,7 +30,7 @@ class Service:
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """With a log that tells of a finished and of a failed task already, as one that has been in use for a while."""
     directory = tmp_path_factory.mktemp("docs")
-    with server(directory, TASKS__SHUTDOWN_GRACE=0) as (process, client):
+    with server(directory, TASKS__SHUTDOWN_GRACE=0, TASKS__MAX_ATTEMPTS=1) as (process, client):
         assert finish(client, start(client, duration=0.2, min_resolution=256))["status"] == "COMPLETED"
         task = start(client, audio="speech_zh.mp3", seed=1)
         wait_for(lambda: client.get(task["status_url"]).json()["status"] == "PROCESSING")

@@ -8,21 +8,24 @@ from pathlib import Path
 
 import pytest
 import yaml
+from fastapi.sse import KEEPALIVE_COMMENT
 from pydantic import BaseModel
 
 from api.errors import ErrorResponse
-from api.models import Health, TaskAccepted, TaskView
+from api.events import NAMES, RETRY_MILLISECONDS
+from api.models import Health, Manifest, TaskAccepted, TaskView
 from api.settings import load_settings
 from media import video
 from tests.docs.conftest import Run, Service
 from tests.docs.documents import ALL_BLOCKS, DOCUMENTS, EXTENDING, Block, text
 from tests.process import ROOT
+from tests.sse import parsed
 
 # What becomes of each kind of block, here and in test_extending.py and test_front_end.py.
-KINDS = {"bash", "python", "json", "yaml", "text", "diff", "html"}
+KINDS = {"bash", "python", "json", "yaml", "text", "diff", "html", "javascript", "event-stream"}
 USED = [block for block in ALL_BLOCKS if block.reason is None]
 RUN = [block for block in USED if block.kind in ("bash", "python") and block.chapter != EXTENDING]
-ANSWERS: tuple[type[BaseModel], ...] = (TaskAccepted, TaskView, Health, ErrorResponse)
+ANSWERS: tuple[type[BaseModel], ...] = (TaskAccepted, TaskView, Manifest, Health, ErrorResponse)
 LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} - [\w.]+ - [A-Z]+ - .+")
 
 
@@ -45,6 +48,18 @@ def test_a_json_block_is_an_answer_of_the_service(block: Block) -> None:
     answer = json.loads(block.code)
     (model,) = [model for model in ANSWERS if set(answer) | {"errors"} == set(model.model_fields) | {"errors"}]
     model.model_validate(answer)
+
+
+@pytest.mark.parametrize("block", of_kind("event-stream"), ids=str)
+def test_an_event_stream_is_as_the_service_sends_it(block: Block) -> None:
+    """But for what is left out of its data."""
+    shown = parsed([block.code.encode(), b"\n"])
+    assert (shown.retry, shown.comments) == (RETRY_MILLISECONDS, [KEEPALIVE_COMMENT.decode().strip(": \n")])
+    assert shown.names == [NAMES[event.body["status"]] for event in shown.events]
+    assert len(shown.events) > 1
+    for event in shown.events:
+        assert set(event.body) < set(TaskView.model_fields)
+    assert shown.ids == sorted(shown.ids)
 
 
 @pytest.mark.parametrize("block", of_kind("yaml"), ids=str)

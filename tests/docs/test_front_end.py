@@ -11,12 +11,14 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import httpx
+
 from api.models import StartForm
 from engines.base import Emotion
 from tests.browser import open_page
 from tests.docs.conftest import Service
 from tests.docs.documents import ALL_BLOCKS
-from tests.process import EXAMPLES
+from tests.process import EXAMPLES, start
 from tests.scripted_engine import ScriptedEngine
 from tests.server import make_settings, running
 
@@ -75,6 +77,29 @@ def test_the_page_of_another_origin_is_kept_out(tmp_path: Path) -> None:
         page.set_input_files("[name=audio]", SPEECH)
         page.click("button")
         page.wait_for_function("message.textContent === '无法连接服务'")
+
+
+def test_the_lines_about_events_follow_a_task(service: Service, tmp_path: Path) -> None:
+    """The block for EventSource, with the two things that it expects to be there."""
+    (block,) = [block for block in ALL_BLOCKS if block.kind == "javascript"]
+    code = block.code.replace("http://localhost:8000", service.url)
+    with httpx.Client(base_url=service.url) as client, served(tmp_path, service.url) as address, open_page() as page:
+        task = start(client, duration=1, min_resolution=256, seed=12)
+        page.goto(address)
+        page.evaluate(
+            "taskId => { window.taskId = taskId; window.seen = []; window.show = (view) => seen.push(view); }",
+            task["task_id"],
+        )
+        page.add_script_tag(content=code)
+        page.wait_for_function("events.readyState === EventSource.CLOSED")
+        seen = page.evaluate("seen")
+        assert seen[-1] == client.get(task["status_url"]).json()
+        assert seen[-1]["status"] == "COMPLETED"
+        assert [view["progress"] for view in seen] == sorted(view["progress"] for view in seen)
+
+        page.evaluate("window.taskId = 'none'")
+        page.add_script_tag(content=f"{{ {code} }}")
+        page.wait_for_function("seen.at(-1) === null")
 
 
 def test_the_form_offers_fields_and_emotions_of_the_service() -> None:

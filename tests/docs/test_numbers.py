@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from api import http_protocol, middleware, server, service, uploads
+from api import errors, events, http_protocol, idempotency, middleware, server, service, uploads
+from api.models import TaskQuery
 from api.settings import Settings
 from engines.dice_talk import pipeline, windows
 from media import image
@@ -16,10 +17,11 @@ from tests.process import ROOT
 from tests.scripted_engine import ScriptedEngine
 from tests.server import make_settings
 
-TASKS, LOGGING, SERVER = Settings().tasks, Settings().logging, Settings().server
+TASKS, LOGGING, SERVER, FILES = Settings().tasks, Settings().logging, Settings().server, Settings().files
 ID_LENGTH = int(re.findall(r"\{1,(\d+)\}", middleware._REQUEST_ID.pattern)[0])
 HEAD = http_protocol._HEAD_LIMIT >> 10
 QUEUE = (TASKS.max_workers, TASKS.max_queue)
+PAGE = TaskQuery.model_json_schema()["properties"]["limit"]
 
 # In a document, a pattern whose groups are numbers, and what they are.
 SENTENCES: list[tuple[str, str, tuple[float, ...]]] = [
@@ -49,6 +51,34 @@ SENTENCES: list[tuple[str, str, tuple[float, ...]]] = [
     (GUIDE, r"以退出码 (\d+) 结束，由", (server._EXIT_GPU,)),
     (GUIDE, r"到 (\d+) MB（`logging.max_mb`）.*保留 (\d+) 个（`logging.backups`）", (LOGGING.max_mb, LOGGING.backups)),
     (REFERENCE, r"rotated at (\d+) MB, (\d+) old ones", (LOGGING.max_mb, LOGGING.backups)),
+    (REFERENCE, r"([\d.]+) s without a sign of life \(`tasks.stall_seconds`\)", (TASKS.stall_seconds,)),
+    (REFERENCE, r"`tasks.stall_seconds`\s+\(([\d.]+) s\)", (TASKS.stall_seconds,)),
+    (GUIDE, r"`tasks.stall_seconds`（(\d+) 秒）", (TASKS.stall_seconds,)),
+    (REFERENCE, r"begun (\d+) times \(`tasks.max_attempts`\)", (TASKS.max_attempts,)),
+    (GUIDE, r"最多运行 (\d+) 次（`tasks.max_attempts`）", (TASKS.max_attempts,)),
+    (REFERENCE, r"string of 1 to (\d+) printable", (idempotency._LIMIT,)),
+    (REFERENCE, r"(\d+) characters; known as long", (idempotency._LIMIT,)),
+    (GUIDE, r"1–(\d+) 个可打印的 ASCII 字符", (idempotency._LIMIT,)),
+    (
+        REFERENCE,
+        r"last (\d+) events of a task, of ended ones\s+those of the last (\d+)",
+        (events.HISTORY, events.ENDED),
+    ),
+    (GUIDE, r"每个任务最近的 (\d+) 个事件，已结束的任务只保留最近 (\d+) 个", (events.HISTORY, events.ENDED)),
+    (
+        REFERENCE,
+        r"the last (\d+) can be resumed; a heartbeat every (\d+) s",
+        (events.HISTORY, events.HEARTBEAT_SECONDS),
+    ),
+    (REFERENCE, r"After (\d+) seconds without an event", (events.HEARTBEAT_SECONDS,)),
+    (GUIDE, r"(\d+) 秒没有事件时", (events.HEARTBEAT_SECONDS,)),
+    (REFERENCE, r"at most (\w+) a second \|", (1 / events.INTERVAL_SECONDS,)),
+    (REFERENCE, r"(\d+) MB \(`files.min_free_mb`\), with less 503", (FILES.min_free_mb,)),
+    (REFERENCE, r"less than `files.min_free_mb` \((\d+) MB\)", (FILES.min_free_mb,)),
+    (GUIDE, r"少于 (\d+) MB（`files.min_free_mb`）", (FILES.min_free_mb,)),
+    (REFERENCE, r"`Retry-After: (\d+)`; health is", (errors.STORAGE_RETRY_SECONDS,)),
+    (GUIDE, r"`Retry-After` 为 (\d+) 秒；健康状态", (errors.STORAGE_RETRY_SECONDS,)),
+    (REFERENCE, r"page of the list \| (\d+) tasks, (\d+) at most", (PAGE["default"], PAGE["maximum"])),
     (GUIDE, r"在 (\d+) 端口提供服务", (SERVER.port,)),
     (GUIDE, r"Port (\d+) is taken", (SERVER.port,)),
     ("doc/architecture.md", r"(\w+) requests at a time", (service._CHECKS_AT_ONCE,)),

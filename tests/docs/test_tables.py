@@ -9,7 +9,18 @@ import pytest
 import yaml
 from starlette.routing import Route
 
-from api.models import Health, QueueView, ServiceState, TaskErrorCode, TaskStatus, TaskView
+from api.events import NAMES
+from api.models import (
+    Health,
+    Manifest,
+    QueueView,
+    ServiceState,
+    TaskErrorCode,
+    TaskList,
+    TaskQuery,
+    TaskStatus,
+    TaskView,
+)
 from api.routes import docs
 from api.server import create_app
 from api.settings import DEFAULT_CONFIG, Settings
@@ -115,6 +126,49 @@ def test_the_fields_of_a_status(document: str) -> None:
     assert set(rows) == set(TaskView.model_fields)
     assert words(rows["status"][0]) == list(TaskStatus)
     assert words(rows["stage"][0]) == list(Stage)
+
+
+@pytest.mark.parametrize("document", BOTH)
+def test_the_parameters_and_the_fields_of_the_list(document: str) -> None:
+    rows = table(document, has="after").by_name()
+    fields = TaskQuery.model_json_schema()["properties"]
+    assert list(rows) == list(fields)
+    assert words(rows["status"][0]) == list(TaskStatus)
+    range_, default, _ = rows["limit"]
+    assert (bounds(range_), numbers(default)) == (ends(fields["limit"]), [fields["limit"]["default"]])
+    assert set(table(document, has="has_more").by_name()) == set(TaskList.model_fields)
+
+
+@pytest.mark.parametrize("document", BOTH)
+def test_the_fields_of_a_manifest(document: str) -> None:
+    rows = table(document, has="speech_seconds").by_name()
+    assert set(rows) == set(Manifest.model_fields)
+    parts = Manifest.model_json_schema()["$defs"]
+    for name in ("inputs", "engine", "timings", "output"):
+        assert set(parts[f"Manifest{name.title()}"]["properties"]) <= set(words(rows[name][0])), name
+
+
+@pytest.mark.parametrize("document", BOTH)
+def test_the_names_of_events(document: str) -> None:
+    heading = {GUIDE: "跟踪事件", REFERENCE: "Events"}[document]
+    assert list(table(document, has="queued", heading=heading).by_name()) == list(NAMES.values())
+
+
+@pytest.mark.parametrize("document", BOTH)
+def test_headers(document: str, schema: dict[str, Any]) -> None:
+    """All of the schema, and those that its operations take or give without its saying so."""
+    operations = [operation for methods in schema["paths"].values() for operation in methods.values()]
+    sent = {
+        parameter["name"]
+        for operation in operations
+        for parameter in operation.get("parameters", [])
+        if parameter["in"] == "header"
+    }
+    given = {
+        name for operation in operations for answer in operation["responses"].values() for name in answer["headers"]
+    }
+    unsaid = {"Range", "If-Range", "If-None-Match", "Allow"}
+    assert set(table(document, has="X-Request-ID").by_name()) == sent | given | unsaid
 
 
 @pytest.mark.parametrize("document", BOTH)
