@@ -32,7 +32,8 @@ def campaign(rounds: int, seed: int) -> Outcome:
         points += chance.sample(list(POINTS), len(POINTS))
     outcome = Outcome()
     for first in range(0, rounds, _ROUNDS_OF_A_CHAIN):
-        with tempfile.TemporaryDirectory() as directory, closing(Chain(Path(directory))) as chain:
+        workers = chance.randint(1, 3)
+        with tempfile.TemporaryDirectory() as directory, closing(Chain(Path(directory), workers)) as chain:
             for point in points[first : min(first + _ROUNDS_OF_A_CHAIN, rounds)]:
                 occurrence = chance.randint(1, POINTS[point].most)
                 try:

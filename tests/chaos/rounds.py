@@ -21,10 +21,14 @@ _SHORT_RETENTION = 1 / 3600  # hours
 
 
 class Chain:
-    """Rounds on one directory: what the earlier ones left has to outlive the later ones too."""
+    """Rounds on one directory: what the earlier ones left has to outlive the later ones too.
 
-    def __init__(self, directory: Path) -> None:
+    With few workers, more tasks wait when the server is killed.
+    """
+
+    def __init__(self, directory: Path, workers: int = 1) -> None:
         self._directory = directory
+        self._workers = workers
         self.ledger = Ledger()
         self.invariants = Invariants(self.ledger, directory)
         self._server = self._started()
@@ -77,6 +81,7 @@ class Chain:
     def _started(self, retention_hours: float = 24) -> Server:
         server = Server(
             self._directory,
+            TASKS__MAX_WORKERS=self._workers,
             TASKS__MAX_ATTEMPTS=MAX_ATTEMPTS,
             TASKS__SHUTDOWN_GRACE=0.1,
             TASKS__RETENTION_HOURS=retention_hours,

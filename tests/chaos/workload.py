@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from tests.chaos.engine import WAITS
-from tests.chaos.ledger import ENDED, GoneError, Ledger, Request, Wish
-from tests.server import wait_for
+from tests.chaos.ledger import GoneError, Ledger, Request, Wish
 
 _LONG = 16.0  # seconds of a recording that arrives in several pieces
 _END = object()
@@ -71,18 +70,18 @@ def _cancel_waiting(ledger: Ledger) -> Iterator[None]:
 
 def _cancel_running(ledger: Ledger) -> Iterator[None]:
     request = ledger.start(base=WAITS)
-    _begin(ledger, request)
-    yield
+    yield from _begin(ledger, request)
     ledger.cancel(request)
 
 
 def _delete_running(ledger: Ledger) -> Iterator[None]:
     request = ledger.start(base=WAITS, portrait=4)
-    _begin(ledger, request)
-    yield
+    yield from _begin(ledger, request)
     ledger.delete(request)
 
 
-def _begin(ledger: Ledger, request: Request) -> None:
-    """Wait until it runs; where it is cancelled meanwhile, that is well too."""
-    wait_for(lambda: ledger.status(request)["status"] in ("PROCESSING", *ENDED))
+def _begin(ledger: Ledger, request: Request) -> Iterator[None]:
+    """Until it runs; where it is cancelled meanwhile, that is well too."""
+    while ledger.status(request)["status"] == "PENDING":
+        yield
+    yield

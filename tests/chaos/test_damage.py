@@ -1,0 +1,159 @@
+"""A journal that is somebody else's, of a later version, or broken: said, and nothing thrown away."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api.journal import FILE_NAME
+from api.server import main
+from tests.chaos.ledger import LIST, Ledger, Request
+from tests.chaos.server import serving
+from tests.process import environment, free_port
+from tests.scripted_engine import ScriptedEngine
+from tests.server import Running, make_settings, running
+
+TASKS = 30  # their records take several pages
+
+
+def served(directory: Path) -> Any:
+    return running(make_settings(directory), ScriptedEngine(steps=1))
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    """The tasks of a service that has ended, all completed."""
+    ledger = Ledger()
+    with served(tmp_path) as run:
+        ledger.use(run.client)
+        for number in range(TASKS):
+            ledger.start(portrait=number % 7)
+        for request in ledger.requests:
+            assert ledger.finish(request)["status"] == "COMPLETED"
+            ledger.download(request)
+    return ledger
+
+
+def names(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+def garbage(path: Path, ledger: Ledger) -> None:
+    path.write_bytes(random.Random(1).randbytes(path.stat().st_size))
+
+
+def cut_off(path: Path, ledger: Ledger) -> None:
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 4096 // 2 * 4096)
+
+
+def one_bad_page(path: Path, ledger: Ledger) -> None:
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size - 4096)
+        file.write(b"\xff" * 4096)
+
+
+def one_bad_record(path: Path, ledger: Ledger) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE tasks SET record = substr(record, 1, 99) WHERE id = ?", (ledger.requests[3].id,))
+
+
+@pytest.mark.parametrize(
+    ("damage", "least", "most"),
+    [
+        (garbage, 0, 0),
+        (cut_off, 1, TASKS - 1),
+        (one_bad_page, TASKS - 6, TASKS - 1),
+        (one_bad_record, TASKS - 1, TASKS - 1),
+    ],
+)
+def test_a_damaged_journal_is_set_aside_and_said_and_the_rest_of_it_used(
+    tmp_path: Path,
+    ledger: Ledger,
+    caplog: pytest.LogCaptureFixture,
+    damage: Callable[[Path, Ledger], None],
+    least: int,
+    most: int,
+) -> None:
+    damage(tmp_path / "data" / FILE_NAME, ledger)
+    damaged = (tmp_path / "data" / FILE_NAME).read_bytes()
+    uploads, outputs = names(tmp_path / "uploads"), names(tmp_path / "outputs")
+    with served(tmp_path) as run:
+        ledger.use(run.client)
+        kept = [request for request in ledger.requests if is_there(run, request)]
+        assert least <= len(kept) <= most
+        for request in kept:
+            ledger.download(request)
+        aside = next(name for name in names(tmp_path / "data") if ".damaged-" in name)
+        assert (tmp_path / "data" / aside).read_bytes() == damaged
+        reason = run.client.get("/api/health").json()["reason"]
+        for text in (reason, caplog.text):
+            assert f"was damaged. It is kept as {aside}. Tasks that could be read from it: {len(kept)}." in text
+        run.service.tasks.sweep()
+        assert ledger.finish(ledger.start())["status"] == "COMPLETED"  # and it goes on
+        assert uploads <= names(tmp_path / "uploads"), "a lost task's upload is gone"
+        assert outputs <= names(tmp_path / "outputs"), "a lost task's video is gone"
+    with served(tmp_path) as run:
+        assert sum(is_there(run, request) for request in ledger.requests) == len(kept) + 1
+        assert run.client.get("/api/health").json()["reason"] is None
+
+
+def is_there(run: Running, request: Request) -> bool:
+    answer = run.client.get(request.status_url)
+    assert answer.status_code in (200, 404), answer.text
+    return answer.status_code == 200
+
+
+def start_again(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], **settings: object
+) -> tuple[int, str]:
+    """The exit code of another service, and what it said."""
+    for name, value in environment(directory, **settings).items():
+        monkeypatch.setenv(name, value)
+    code = main(["--host", "127.0.0.1", "--port", str(free_port())], ScriptedEngine())
+    return code, capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("loggers_as_before")
+def test_two_services_do_not_share_a_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = Ledger()
+    with serving(tmp_path / "one") as server:
+        ledger.use(server.client)
+        code, said = start_again(tmp_path / "two", monkeypatch, capsys, FILES__DATA_DIR=tmp_path / "one" / "data")
+        assert code == 2
+        assert f"files.data_dir: {tmp_path / 'one' / 'data'}: another service uses this directory." in said
+        server.hold(False)
+        assert ledger.finish(ledger.start())["status"] == "COMPLETED"
+
+
+@pytest.mark.usefixtures("loggers_as_before")
+def test_a_journal_of_a_later_version_stops_the_start_and_stays_as_it_is(
+    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "data" / FILE_NAME
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    before = path.read_bytes()
+    uploads = names(tmp_path / "uploads")
+    code, said = start_again(tmp_path, monkeypatch, capsys)
+    assert code == 2
+    assert "files.data_dir:" in said
+    assert "newer version of the service (its format is 99, this one knows 1)" in said
+    assert (path.read_bytes(), names(tmp_path / "data")) == (before, {FILE_NAME})
+    assert names(tmp_path / "uploads") == uploads
+
+
+def test_an_empty_journal_file_costs_no_file_of_its_tasks(tmp_path: Path, ledger: Ledger) -> None:
+    (tmp_path / "data" / FILE_NAME).write_bytes(b"")
+    uploads, outputs = names(tmp_path / "uploads"), names(tmp_path / "outputs")
+    with served(tmp_path) as run:
+        assert run.client.get(LIST).json()["data"] == []
+        assert (names(tmp_path / "uploads"), names(tmp_path / "outputs")) == (uploads, outputs)
