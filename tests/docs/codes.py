@@ -20,9 +20,11 @@ _COMPUTED: dict[tuple[str, str], set[tuple[int, str]]] = {
     ("synthesis.py", "task.error_code"): set(),
     # readiness
     ("health.py", "state"): {(503, state.value) for state in ServiceState if state is not ServiceState.READY},
-    # the queue's refusal is set by _close, below
-    ("task_manager.py", "*self._refusal"): set(),
+    # the queue's refusal is set by its `close`, below
+    ("task_manager.py", "*self._scheduler.refusal"): set(),
 }
+
+_CLOSES = ("self.close", "self._scheduler.close")  # with a code, it is the queue's
 
 
 def answered() -> set[tuple[int, str]]:
@@ -31,7 +33,7 @@ def answered() -> set[tuple[int, str]]:
     for path in (ROOT / "api").rglob("*.py"):
         for call in _calls(path.read_text()):
             name = ast.unparse(call.func)
-            if name == "self._close":
+            if name in _CLOSES:
                 found.add((503, ast.literal_eval(call.args[0])))
                 continue
             keywords = {keyword.arg: keyword.value for keyword in call.keywords}
@@ -48,11 +50,13 @@ def answered() -> set[tuple[int, str]]:
 
 
 def _calls(source: str) -> Iterator[ast.Call]:
-    """Where an ApiError is made: by name, by FormError's own constructor, or kept for later by `_close`."""
+    """Where an ApiError is made: by name, by FormError's own constructor, or kept for later by the queue's `close`."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("ApiError", "UnavailableError", "self._close"):
-            yield node
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            if name in ("ApiError", "UnavailableError") or (name in _CLOSES and node.args):
+                yield node
         if isinstance(node, ast.ClassDef) and node.name == "FormError":
             for call in ast.walk(node):
                 if isinstance(call, ast.Call) and ast.unparse(call.func) == "super().__init__":

@@ -1,4 +1,4 @@
-"""The web page of the guide works in a browser: it uploads, polls, shows progress and plays the video."""
+"""The web page of the guide works in a browser: it uploads, follows the task, cancels it and plays the video."""
 
 from __future__ import annotations
 
@@ -61,6 +61,13 @@ def test_the_page_plays_the_video_and_shows_what_is_wrong(service: Service, tmp_
         assert (seen[0], seen[1], seen[4]) == (False, 512, 1)
         assert abs(seen[3] - 1) < 0.1
         assert page.inner_text("#message").startswith("完成")
+
+        page.fill("[name=duration]", "")
+        page.click("button")
+        page.click("#cancel")
+        page.wait_for_function("!button.disabled")
+        assert page.inner_text("#message") == "The task was cancelled."
+        assert page.evaluate("video.hidden && cancel.hidden")
 
         page.set_input_files("[name=image]", SPEECH)  # no picture
         page.click("button")
