@@ -1,10 +1,12 @@
-"""The two servers that benchmarks/service.py compares, each a process of its own.
+"""The servers that benchmarks/service.py and benchmarks/journal.py measure, each a process of its own.
 
-`python -m benchmarks.service_servers service|bare DIRECTORY` prints its URL and serves until it is killed.
+`python -m benchmarks.service_servers service|reporting|bare DIRECTORY` prints its URL and serves until it is killed.
 """
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import sys
 import threading
 import uuid
@@ -23,6 +25,7 @@ from tests.scripted_engine import ScriptedEngine
 from tests.server import make_settings
 
 ENDLESS = 0  # the seed of a job that goes on until the service ends
+STEP_BYTES = 8 << 20  # hashed in each step of a busy job: some ten milliseconds of work
 
 
 class EndlessOrInstant(ScriptedEngine):
@@ -39,11 +42,31 @@ class EndlessOrInstant(ScriptedEngine):
         raise JobCancelledError("The service has ended.")
 
 
-def service(directory: Path) -> uvicorn.Config:
+class Reporting(EndlessOrInstant):
+    """The endless job does equal steps of work, as one that renders frames, and says how many it has done."""
+
+    def synthesize(self, job: SynthesisJob, report: Report, cancelled: Cancelled) -> None:
+        if job.params.seed != ENDLESS:
+            super().synthesize(job, report, cancelled)
+            return
+        frame = bytes(STEP_BYTES)
+        for step in itertools.count(1):
+            hashlib.sha256(frame).digest()  # as most of an engine's work, it does not hold Python's lock
+            report(Stage.RENDERING, 0.5, f"Rendering frame {step} of 1000000")
+            if cancelled():
+                raise JobCancelledError("The service has ended.")
+
+
+def service(directory: Path, engine: type[EndlessOrInstant] = EndlessOrInstant) -> uvicorn.Config:
     """This project's service."""
     settings = make_settings(directory, tasks={"max_queue": 100_000})
     configure_logging(settings)
-    return http_config(create_app(settings, EndlessOrInstant(steps=1)))
+    return http_config(create_app(settings, engine(steps=1)))
+
+
+def reporting(directory: Path) -> uvicorn.Config:
+    """The service with a worker that is busy."""
+    return service(directory, Reporting)
 
 
 def bare(directory: Path) -> uvicorn.Config:
@@ -85,7 +108,7 @@ def bare(directory: Path) -> uvicorn.Config:
 
 
 if __name__ == "__main__":
-    build = {"service": service, "bare": bare}[sys.argv[1]]
+    build = {"service": service, "reporting": reporting, "bare": bare}[sys.argv[1]]
     listener = listen("127.0.0.1", 0)
     config = build(Path(sys.argv[2]))
     print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)

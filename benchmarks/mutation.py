@@ -1,0 +1,157 @@
+"""Do the fast tests notice small breakages? `python -m benchmarks.mutation` prints it, --save keeps the table.
+
+mutmut breaks the functions of each module in every way it knows, one at a time, and runs that module's own tests. It
+does so in a copy. What is outside functions, and functions with decorators such as properties, it leaves alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.machine import machine
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "mutation.md"
+TARGET = 0.9
+TESTS = {
+    "api/tasks.py": "tests/test_tasks.py",
+    "api/journal.py": "tests/test_journal.py",
+    "api/registry.py": "tests/test_registry.py",
+    "api/worker.py": "tests/test_worker.py",
+}
+COPIED = ("api", "engines", "media", "tests", "config", "examples", "pyproject.toml")
+_NO_CASE = "SQL knows no case."
+# Why nobody can notice a change, by the line that it makes.
+EQUIVALENT: dict[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Survivor:
+    """A change that no test noticed."""
+
+    removed: str
+    added: str
+
+    @property
+    def reason(self) -> str:
+        """Why none could."""
+        if "execute(" in self.removed and self.removed.lower() == self.added.lower():
+            return _NO_CASE
+        return EQUIVALENT.get(self.added, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of the mutants of a module."""
+
+    counts: Counter[str]
+    survivors: list[Survivor]
+
+    @property
+    def mutants(self) -> int:
+        return self.counts.total()
+
+    @property
+    def score(self) -> float:
+        """The share that was killed; those that only took too long do not count."""
+        return self.counts["killed"] / self.mutants
+
+
+def mutate(module: str, tests: str, directory: Path) -> Outcome:
+    """Break `module` in a copy of the project in `directory`, which is empty."""
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, directory / name)
+    with (directory / "pyproject.toml").open("a") as file:
+        file.write(
+            f'\n[tool.mutmut]\nsource_paths = ["api"]\nonly_mutate = ["{module}"]\nalso_copy = {list(COPIED)}\n'
+            f'pytest_add_cli_args_test_selection = ["{tests}"]\n'
+        )
+    _mutmut(directory, "run", "--max-children", str(os.cpu_count()))
+    found = re.findall(r"^\s+(\S+): (.+)$", _mutmut(directory, "results", "--all", "True"), re.M)
+    counts = Counter(outcome for _, outcome in found)
+    if not found or counts["not checked"]:
+        raise RuntimeError(f"mutmut did not come to its end: {counts}")
+    survived = [name for name, outcome in found if outcome not in ("killed", "timeout")]
+    return Outcome(counts, [_survivor(_mutmut(directory, "show", name)) for name in survived])
+
+
+def _mutmut(directory: Path, *arguments: str) -> str:
+    command = [sys.executable, "-m", "mutmut", *arguments]
+    done = subprocess.run(
+        command, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, text=True
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"mutmut {arguments[0]} failed:\n{done.stdout[-3000:]}")
+    return done.stdout
+
+
+def _survivor(difference: str) -> Survivor:
+    changed = {sign: " ".join(line[1:].strip() for line in difference.splitlines()
+                              if line[:1] == sign and line[:3] != sign * 3) for sign in "-+"}  # fmt: skip
+    return Survivor(changed["-"], changed["+"])
+
+
+def table(modules: list[str]) -> str:
+    """Mutate them all and say what came out."""
+    outcomes = {}
+    for module in modules:
+        with tempfile.TemporaryDirectory() as directory:
+            outcomes[module] = mutate(module, TESTS[module], Path(directory))
+    lines = [
+        "# Mutation testing: what the fast tests notice",
+        "",
+        f"{machine()}. Made by `python -m benchmarks.mutation --save`.",
+        "",
+        "mutmut changes the functions of a module in every way it knows, one at a time; a mutant is killed when the "
+        "module's own tests fail. It leaves alone what is outside functions, and functions with decorators.",
+        "",
+        f"| module | tests | mutants | killed | timeouts | survived | score (target at least {TARGET:.0%}) |",
+        "|---|---|---|---|---|---|---|",
+        *(_row(module, outcome) for module, outcome in outcomes.items()),
+        "",
+        "## Survivors",
+        "",
+        "| module | line | mutated | why no test can notice |",
+        "|---|---|---|---|",
+        *(
+            f"| `{module}` | {_code(each.removed)} | {_code(each.added)} | {each.reason or 'not explained'} |"
+            for module, outcome in outcomes.items()
+            for each in outcome.survivors
+        ),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _row(module: str, outcome: Outcome) -> str:
+    killed, timeouts = outcome.counts["killed"], outcome.counts["timeout"]
+    survived = outcome.mutants - killed - timeouts
+    figures = f"{outcome.mutants} | {killed} | {timeouts} | {survived} | {outcome.score:.1%}"
+    return f"| `{module}` | `{TESTS[module]}` | {figures} |"
+
+
+def _code(line: str) -> str:
+    return f"`{line}`".replace("|", r"\|")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Do the fast tests notice small breakages?")
+    parser.add_argument("modules", nargs="*", default=list(TESTS), help=f"some of {', '.join(TESTS)}")
+    parser.add_argument("--save", action="store_true", help="write the table to benchmarks/results/")
+    options = parser.parse_args()
+    text = table(options.modules)
+    print(text)
+    if options.save:
+        RESULTS.write_text(text)
