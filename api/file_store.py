@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import threading
@@ -88,17 +89,24 @@ class FileStore:
         """Return when the names of the files are on the disk."""
         self._claim.sync()
 
-    def remove_leftovers(self, older_than_seconds: float) -> None:
-        """Remove files that nobody holds: what an earlier service left, what could not be removed. Others stay."""
-        self._remove(lambda path: bool(_FINISHED.fullmatch(path.name)), older_than_seconds)
+    def remove_leftovers(self, older_than_seconds: float, made_since: float = math.inf) -> None:
+        """Remove files that nobody holds: what an earlier service left, what could not be removed.
+
+        Those younger than `older_than_seconds` stay, unless they were made since a time (seconds since the epoch).
+        """
+        before = time.time() - older_than_seconds
+        self._remove(lambda path: bool(_FINISHED.fullmatch(path.name)) and not before < _made(path) < made_since)
 
     def remove_parts(self) -> None:
         """Remove half-written files; only before anything is being written."""
-        self._remove(lambda path: path.name.endswith(_PART), 0)
+        self._remove(lambda path: path.name.endswith(_PART))
 
-    def _remove(self, ours: Callable[[Path], bool], older_than_seconds: float) -> None:
-        before = time.time() - older_than_seconds
+    def _remove(self, ours: Callable[[Path], bool]) -> None:
         for path in self.directory.iterdir():
             with self._lock:
-                if ours(path) and path.name not in self._holders and path.stat().st_mtime <= before:
+                if path.name not in self._holders and ours(path):
                     path.unlink(missing_ok=True)
+
+
+def _made(path: Path) -> float:
+    return path.stat().st_mtime

@@ -11,6 +11,7 @@ import logging
 import sqlite3
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from datetime import UTC, datetime
@@ -30,6 +31,8 @@ SCHEMA = 1
 _TABLES = """
 CREATE TABLE tasks (id TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE gone (id TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE begun (at REAL NOT NULL);
+INSERT INTO begun VALUES ({now!r});
 """
 _PUT = "INSERT INTO tasks VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET record = excluded.record"
 _REMOVE = "DELETE FROM tasks WHERE id = ?"
@@ -68,8 +71,8 @@ class Journal:
         self._lock = threading.Lock()
         self._late: list[Statement] = []  # changes that could not be written, oldest first
         self.damage: str | None = None
-        self.new = not self._path.exists()
-        """Whether there was none before: then files of tasks that it does not know are no leftovers of its own."""
+        self.begun = 0.0
+        """Since when it is kept, in seconds since the epoch: files from before may be of tasks that it never knew."""
         self._tasks: list[Task] = []
         self._gone: dict[str, float] = {}
         try:
@@ -109,7 +112,9 @@ class Journal:
         self._write_some_time([(_FORGET_GONE, (now,))])
 
     def close(self) -> None:
-        """Give back the file and the directory."""
+        """Write what is late, if that can be, and give back the file and the directory."""
+        if self._late:
+            self._write_some_time([])
         with self._lock:
             self._connection.close()
         self._claim.close()
@@ -140,6 +145,7 @@ class Journal:
             connection = _connect(self._path)
             try:
                 self._tasks, self._gone = list(_read_tasks(connection)), dict(_read_gone(connection))
+                self.begun = _read_begun(connection)
             except BaseException:
                 connection.close()
                 raise
@@ -157,6 +163,7 @@ class Journal:
                 Path(f"{self._path}{suffix}").rename(f"{aside}{suffix}")
         self._tasks, self._gone = _salvage(aside)
         connection = _connect(self._path)
+        self.begun = _read_begun(connection)
         with connection:
             connection.execute("BEGIN")  # or each row would wait for the disk
             connection.executemany(_PUT, [(task.id, _record(task)) for task in self._tasks])
@@ -195,7 +202,8 @@ def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")  # on the disk with every COMMIT
     if version == 0:
-        connection.executescript(f"BEGIN; {_TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
+        tables = _TABLES.format(now=time.time())
+        connection.executescript(f"BEGIN; {tables} PRAGMA user_version = {SCHEMA}; COMMIT;")
 
 
 def _code(error: Exception) -> int | None:
@@ -227,6 +235,13 @@ def _salvage(path: Path) -> tuple[list[Task], dict[str, float]]:
             for task_id, until in _read_gone(connection):
                 gone[task_id] = until
     return list(tasks.values()), gone
+
+
+def _read_begun(connection: sqlite3.Connection) -> float:
+    begun = connection.execute("SELECT at FROM begun").fetchone()
+    if begun is None:
+        raise sqlite3.DatabaseError("it does not say since when it is kept")
+    return float(begun[0])
 
 
 def _read_tasks(connection: sqlite3.Connection) -> Iterator[Task]:

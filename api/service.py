@@ -140,12 +140,14 @@ class Service:
         return self.loader.state is ServiceState.READY and self.tasks.gpu_failure is None
 
     def _remove_leftovers(self) -> None:
-        """Files that no task holds go at once, unless the journal that knew their tasks may be elsewhere or damaged."""
-        seconds = self.settings.tasks.retention_hours * 3600 if self.journal.new or self.journal.damage else 0.0
+        """Files that no task holds go at once, but for those older than the journal: what knew their tasks may be
+        elsewhere, or was damaged.
+        """
+        retention = self.settings.tasks.retention_hours * 3600
         for key, store in (("upload_dir", self.uploads), ("output_dir", self.outputs)):
             with used_as(f"files.{key}"):
                 store.remove_parts()
-                store.remove_leftovers(seconds)
+                store.remove_leftovers(retention, self.journal.begun)
 
     def _short_of_room(self) -> str | None:
         """A sentence when a disk has less room than `files.min_free_mb`."""

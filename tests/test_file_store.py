@@ -44,6 +44,16 @@ def test_leftovers_are_what_is_ours_old_and_not_held(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == sorted([held, foreign])
 
 
+def test_leftovers_made_since_a_time_go_however_young(tmp_path: Path) -> None:
+    store = FileStore(tmp_path)
+    now = time.time()
+    old, middle, young = (make(tmp_path / (letter * 64)) for letter in "abc")
+    for path, age in ((old, 1000), (middle, 300), (young, 100)):
+        os.utime(path, (now - age, now - age))
+    store.remove_leftovers(500, now - 200)
+    assert list(tmp_path.iterdir()) == [middle]
+
+
 def test_a_file_that_cannot_be_removed_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = FileStore(tmp_path)
     path = store.adopt(make(tmp_path / "new"), NAME)

@@ -144,12 +144,17 @@ def test_a_commit_waits_for_the_disk_and_shares_no_memory(tmp_path: Path) -> Non
             assert sorted(path.name for path in tmp_path.iterdir()) == [FILE_NAME, f"{FILE_NAME}-wal"]
 
 
-def test_a_journal_is_new_until_there_is_a_file(tmp_path: Path) -> None:
+def test_a_journal_knows_since_when_it_is_kept(tmp_path: Path) -> None:
+    before = time.time()
     with journal(tmp_path / "a" / "b") as opened:
-        assert opened.new
+        begun = opened.begun
+        assert before <= begun <= time.time()
         assert opened.directory == tmp_path / "a" / "b"
     with journal(tmp_path / "a" / "b") as opened:
-        assert not opened.new
+        assert opened.begun == begun
+    (tmp_path / "a" / "b" / FILE_NAME).write_bytes(b"")
+    with journal(tmp_path / "a" / "b") as opened:
+        assert opened.begun > begun
 
 
 def test_ten_thousand_records(tmp_path: Path) -> None:
@@ -242,6 +247,7 @@ def test_a_damaged_file_is_set_aside_and_said(
     write(tmp_path, [pending()])
     damage(tmp_path / FILE_NAME)
     bad = (tmp_path / FILE_NAME).read_bytes()
+    begun = time.time()
     with journal(tmp_path) as opened:
         (aside,) = asides(tmp_path)
         assert re.fullmatch(r"tasks\.sqlite3\.damaged-\d{8}T\d{6}\.\d{6}Z", aside.name)
@@ -249,7 +255,7 @@ def test_a_damaged_file_is_set_aside_and_said(
             f"The journal of the tasks was damaged. It is kept as {aside.name}. Tasks that could be read from it: 0. "
             "Any others are lost."
         )
-        assert not opened.new
+        assert opened.begun > begun
         assert opened.load() == ([], {})
         opened.add(pending(2))
     assert aside.read_bytes() == bad
@@ -414,6 +420,15 @@ def test_what_the_disk_refused_is_written_with_the_next_change(
     assert caplog.messages == ["The journal could not be written; it will be tried again"]
     more = [pending(3)] if change in ("add", "save") else []
     assert written(tmp_path)[0] == [large(1), large(2), *more]
+
+
+def test_what_is_late_is_written_when_the_journal_is_closed(tmp_path: Path) -> None:
+    with journal(tmp_path) as opened:
+        opened.add(pending())
+        fill_disk(opened)
+        opened.save(large(1))
+        empty_disk(opened)
+    assert written(tmp_path)[0] == [large(1)]
 
 
 def test_late_changes_keep_their_order(tmp_path: Path) -> None:

@@ -85,9 +85,9 @@ POINTS = {
     ),
     "a running task is marked as deleted": Point(Journal, "save", only=_saved(lambda task: task.deleted)),
     "deleted in the journal, its files still there": Point(
-        Journal, "remove", only=lambda _, task_id, gone_until: gone_until is None, most=2
+        Journal, "remove", only=lambda _, task_id, gone_until: gone_until is None, most=3
     ),
-    "between the removals of a task's files": Point(FileStore, "release", most=4),
+    "between the removals of a task's files": Point(FileStore, "release", most=6),
     # the journal
     "in the middle of a transaction": Point(journal, "COMMIT", most=20),
     # what the service does by itself

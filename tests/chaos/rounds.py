@@ -40,7 +40,7 @@ class Chain:
         """Raises AssertionError."""
         if point == EXPIRING:
             self._restart(_SHORT_RETENTION)
-        before = self.ledger.start(portrait=3)
+        before = self.ledger.start(portrait=100 + len(self.ledger.requests))  # of its own
         if point == EXPIRING:
             before.may_expire = True
             self._let_expire(occurrence)

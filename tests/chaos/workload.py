@@ -55,9 +55,13 @@ def _long(ledger: Ledger) -> Iterator[None]:
 
 
 def _shared(ledger: Ledger, before: Request) -> Iterator[None]:
-    ledger.start(before, keyed=False)
-    yield
+    """Two tasks share one video; it and the uploads go with the second."""
+    twin = ledger.start(before, keyed=False)
+    while ledger.status(twin)["status"] != "COMPLETED":
+        yield
     ledger.delete(before)
+    yield
+    ledger.delete(twin)
 
 
 def _cancel_waiting(ledger: Ledger) -> Iterator[None]:
