@@ -229,7 +229,7 @@ await_engine() {
 }
 
 # Ctrl-C in a terminal, and whatever else is sent to the whole process group, has reached the service too; it would end
-# at once, its tasks lost, on a second signal. So it is asked first whether it knows.
+# at once, its tasks cut short, on a second signal. So it is asked first whether it knows.
 on_signal() {
     local deadline=$((SECONDS + 5))
     signals=$((signals + 1))
@@ -261,7 +261,7 @@ await_server() {
     done 2>/dev/null
     server=""
     rm -f "$PID_FILE" || true
-    if ((signals > 1)); then die "$EXIT_FAILED" "Killed: unfinished work is lost."; fi
+    if ((signals > 1)); then die "$EXIT_FAILED" "Killed. Tasks that were running begin anew at the next start."; fi
     if ((signals == 1)); then return; fi
     case $code in
         0 | 143) ;; # 143: ended by TERM

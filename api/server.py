@@ -1,7 +1,8 @@
 """The application, and `python -m api.server`.
 
 Exit codes: 0 stopped cleanly, 1 stopped with a task still running, 2 wrong settings, 3 the address is taken or
-unusable, 8 the GPU failed: only a new process can use it again, so whoever supervises this one should start another.
+unusable, 8 the GPU failed, or the engine that uses it fell silent: only a new process can use it again, so whoever
+supervises this one should start another, which goes on with the tasks that wait.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ _DESCRIPTION = """\
 One portrait, one speech recording and an emotion become a talking-portrait video.
 一张肖像、一段语音和一种情绪，生成会说话的肖像视频。
 
-`POST /api/v1/synthesis/start`, poll the `status_url` until COMPLETED or FAILED, then get the `download_url`.
+`POST /api/v1/synthesis/start`, poll the `status_url` until COMPLETED or FAILED, or follow the task's `events`; then get
+the `download_url`. Tasks outlive the service: those that it accepted are there again after a restart.
 Videos of the `preview` engine are labelled as previews; they are not made by the DICE-Talk model.
 """
 

@@ -49,3 +49,29 @@ def test_polls_of_the_service() -> None:
     )
     assert float(target) == 0.3
     assert float(figure) < 0.3
+
+
+def test_the_journal() -> None:
+    text = results("journal.md")
+    by_name = {row[0]: row for row in rows(text)}
+    for count in ("100", "1000", "10000"):
+        registry, service = by_name[count][1:3]
+        assert seconds(registry) < 2
+        assert seconds(service) < 2
+    assert "service (target < 2 s)" in by_name["tasks"]
+    (listeners,) = (row for name, row in by_name.items() if name.startswith("500 clients"))
+    by_column = dict(zip(by_name["who listens"], listeners, strict=True))
+    assert float(by_column["slowdown of the worker (target at most 1.2)"]) <= 1.2
+    assert int(by_column["events read a second"]) > 500  # two for each, less where the machine is slow
+
+
+def test_mutants_of_what_keeps_tasks() -> None:
+    text = results("mutation.md")
+    header, _, *figures = rows(text.partition("\n## ")[0])
+    assert header[2:] == ["mutants", "killed", "timeouts", "survived", "score (target at least 90%)"]
+    assert [row[0] for row in figures] == [f"`api/{name}.py`" for name in ("tasks", "journal", "registry", "worker")]
+    for _, _, mutants, killed, _, survived, score in figures:
+        assert float(score.removesuffix("%")) >= 90
+        assert int(killed) / int(mutants) >= 0.9
+        assert int(survived) <= int(mutants) - int(killed)
+    assert "not explained" not in text
