@@ -63,6 +63,15 @@ class Chain:
         self._restart()
         self.invariants.check(interrupted)
 
+    def undisturbed(self, chance: random.Random) -> None:
+        """The same work with no kill and no start behind it, which would tidy up. Raises AssertionError."""
+        before = self.ledger.start(portrait=100)
+        self.ledger.finish(before)
+        self._server.hold(True)
+        work(self.ledger, before, chance)
+        self._server.hold(False)
+        self.invariants.check({})
+
     def _let_expire(self, occurrence: int) -> None:
         """Let tasks expire while one runs and one waits that need files of theirs."""
         with suppress(GoneError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,11 @@ def chains(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chains]:
     chains = Chains(tmp_path_factory.mktemp("chaos"))
     yield chains
     chains.close()
+
+
+def test_without_a_kill_all_of_it_is_so_too(tmp_path: Path) -> None:
+    with closing(Chain(tmp_path)) as chain:
+        chain.undisturbed(random.Random(1))
 
 
 @pytest.mark.parametrize("point", POINTS)
