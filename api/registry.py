@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterable
 
 from api.file_store import FileStore
 from api.journal import Journal
-from api.models import TaskStatus
 from api.tasks import Result, Task
 
 logger = logging.getLogger("api.task_manager")
@@ -120,7 +119,7 @@ class TaskRegistry:
         for name in task.uploads:
             self._uploads.hold(name)
         self._remember_request(task)
-        if task.status is TaskStatus.COMPLETED and task.result is not None:
+        if task.result is not None:
             self._hold_result(task.key, task.result)
 
     def _hold_result(self, key: str, result: Result) -> None:

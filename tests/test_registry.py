@@ -141,9 +141,10 @@ def test_a_task_that_the_journal_refuses_is_not_there(world: World, monkeypatch:
 
 def test_uploads_go_with_the_last_task_that_holds_them(world: World) -> None:
     first, second = world.add(pending(1)), world.add(pending(2))
-    world.registry.forget(first)
     world.restart()
+    world.registry.forget(first)
     assert world.files()[0] == ["a" * 64, "b" * 64]
+    world.restart()
     world.registry.forget(second)
     assert world.files()[0] == []
     world.restart()
@@ -235,6 +236,23 @@ def test_a_deleted_tasks_request_is_not_known(world: World) -> None:
     world.add(keyed(1))
     world.registry.update(replace(keyed(1), deleted=True))
     assert world.registry.of_request("order") is None
+
+
+def test_nothing_is_left_of_tasks_that_are_forgotten(world: World) -> None:
+    result = Result("1-1.mp4", "f" * 64, 5)
+    for number in (1, 2, 3):
+        world.add(keyed(number, f"order {number}"))
+    for number in (1, 2):
+        world.complete(
+            replace(completed(number, result=result), submission=keyed(number, f"order {number}").submission)
+        )
+    for number in (1, 2, 3):
+        world.registry.forget(world.registry.get(pending(number).id), gone_until=NOW)
+    world.registry.sweep(NOW)
+    containers = {name: value for name, value in vars(world.registry).items() if isinstance(value, dict)}
+    assert len(containers) == 4
+    assert not any(containers.values()), containers
+    assert world.files() == ([], [])
 
 
 def test_expired_tasks_are_found_by_the_sweep_and_remembered_for_a_while(world: World) -> None:

@@ -84,8 +84,9 @@ def test_the_video_is_the_result(world: World) -> None:
     assert world.run(work) == Result("a-1.mp4", hashlib.sha256(content).hexdigest(), 5000)
 
 
-def test_an_engine_that_makes_no_video_has_failed(world: World) -> None:
+def test_an_engine_that_makes_no_video_has_failed(world: World, caplog: pytest.LogCaptureFixture) -> None:
     assert world.run(lambda job, report, cancelled: None) == INTERNAL
+    assert caplog.messages == [f"Task {'a' * 32} broke the engine"]
 
 
 def test_the_engine_is_asked_to_stop_with_the_first_reason(world: World) -> None:
