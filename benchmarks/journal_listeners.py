@@ -64,7 +64,7 @@ class Listener(asyncio.Protocol):
 def measure(rounds: int) -> dict[Load, Answers]:
     """Medians; the rounds alternate between the two."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # the server has its own
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # the server that is begun now inherits it
     found: dict[Load, list[Answers]] = {load: [] for load in Load}
     with serving("reporting") as server:
         for turn in range(rounds + 1):

@@ -447,6 +447,17 @@ def test_late_changes_keep_their_order(tmp_path: Path) -> None:
     assert written(tmp_path) == ([replace(pending(2), attempt=5)], {pending(1).id: NOW})
 
 
+def test_what_is_late_at_the_end_is_written_if_there_is_room(tmp_path: Path) -> None:
+    for room in (False, True):
+        opened = Journal(tmp_path)
+        fill_disk(opened)
+        opened.save(large(1))
+        if room:
+            empty_disk(opened)
+        opened.close()
+        assert written(tmp_path)[0] == ([large(1)] if room else [])
+
+
 def test_what_was_late_is_written_once(tmp_path: Path) -> None:
     with journal(tmp_path) as opened:
         fill_disk(opened)
