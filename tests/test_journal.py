@@ -422,15 +422,6 @@ def test_what_the_disk_refused_is_written_with_the_next_change(
     assert written(tmp_path)[0] == [large(1), large(2), *more]
 
 
-def test_what_is_late_is_written_when_the_journal_is_closed(tmp_path: Path) -> None:
-    with journal(tmp_path) as opened:
-        opened.add(pending())
-        fill_disk(opened)
-        opened.save(large(1))
-        empty_disk(opened)
-    assert written(tmp_path)[0] == [large(1)]
-
-
 def test_late_changes_keep_their_order(tmp_path: Path) -> None:
     with journal(tmp_path) as opened:
         opened.add(pending(1))
@@ -447,7 +438,7 @@ def test_late_changes_keep_their_order(tmp_path: Path) -> None:
     assert written(tmp_path) == ([replace(pending(2), attempt=5)], {pending(1).id: NOW})
 
 
-def test_what_is_late_at_the_end_is_written_if_there_is_room(tmp_path: Path) -> None:
+def test_what_is_late_is_written_when_the_journal_is_closed_if_there_is_room(tmp_path: Path) -> None:
     for room in (False, True):
         opened = Journal(tmp_path)
         fill_disk(opened)
