@@ -81,14 +81,14 @@ class Scheduler:
         self.queue.one_at_a_time = engine.one_at_a_time
         for task_id in list(self.queue.waiting):
             task = self._registry.get(task_id)
-            if task.maker == Maker.of(engine):
+            key = task.submission.key(engine)
+            if task.key == key:
                 continue
             try:
                 estimate = engine.estimate(task.submission.params, task.submission.seconds, task.submission.size)
             except TooLargeError as error:
                 self.fail(task, explain(error, task_id))
             else:
-                key = task.submission.key(engine)
                 self._registry.update(replace(task, key=key, estimate_seconds=estimate.seconds))
         self.dispatch()
 
