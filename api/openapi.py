@@ -148,6 +148,7 @@ def install(app: FastAPI, settings: Settings) -> None:
                 routes=app.routes,
                 tags=app.openapi_tags,
             )
+            _drop_null(schema)
             _add_form(schema, settings)
             _add_links(schema)
             _add_request_ids(schema)
@@ -156,6 +157,15 @@ def install(app: FastAPI, settings: Settings) -> None:
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _drop_null(schema: dict[str, Any]) -> None:
+    """Neither an address nor a header can say null: "string or null" becomes "string"."""
+    for operations in schema["paths"].values():
+        for operation in operations.values():
+            for parameter in operation.get("parameters", []):
+                kinds = [kind for kind in parameter["schema"].pop("anyOf", []) if kind.get("type") != "null"]
+                parameter["schema"].update(*kinds)
 
 
 def _add_form(schema: dict[str, Any], settings: Settings) -> None:

@@ -47,7 +47,12 @@ async def start(request: Request, response: Response, service: Annotated[Service
 
 
 @router.head("/{task_id}/status", include_in_schema=False)
-@router.get("/{task_id}/status", summary="How far a task is", responses=error_responses(404, 410, 500))
+@router.get(
+    "/{task_id}/status",
+    summary="How far a task is",
+    response_description="The task.",
+    responses=error_responses(404, 410, 500),
+)
 async def status(task_id: str, service: Annotated[Service, Depends(service_of)]) -> TaskView:
     """Poll until `status` is COMPLETED or FAILED; or listen to `events`."""
     return task_view(service.tasks.get(task_id))

@@ -26,7 +26,12 @@ router = APIRouter(prefix=PREFIX, tags=["synthesis"])
 
 
 @router.head("", include_in_schema=False)
-@router.get("", summary="All tasks, the newest first", responses=error_responses(404, 410, 422, 500))
+@router.get(
+    "",
+    summary="All tasks, the newest first",
+    response_description="A page of them.",
+    responses=error_responses(404, 410, 422, 500),
+)
 async def tasks(query: Annotated[TaskQuery, Query()], service: Annotated[Service, Depends(service_of)]) -> TaskList:
     """A page at a time; deleted tasks and those that expired are not among them."""
     page, more = await to_thread.run_sync(service.tasks.newest, query.status, query.limit, query.after)
@@ -35,7 +40,12 @@ async def tasks(query: Annotated[TaskQuery, Query()], service: Annotated[Service
     return TaskList(data=data, has_more=more, first_id=first, last_id=last)
 
 
-@router.post("/{task_id}/cancel", summary="Stop a task", responses=error_responses(404, 410, 500))
+@router.post(
+    "/{task_id}/cancel",
+    summary="Stop a task",
+    response_description="The task, which has ended or is about to.",
+    responses=error_responses(404, 410, 500),
+)
 async def cancel(task_id: str, service: Annotated[Service, Depends(service_of)]) -> TaskView:
     """A waiting task ends at once, a running one at the engine's next step: FAILED with `cancelled`.
 
@@ -60,14 +70,25 @@ async def retry(
     return accepted(report.task, response)
 
 
-@router.delete("/{task_id:task}", status_code=204, summary="Forget a task", responses=error_responses(404, 410, 500))
+@router.delete(
+    "/{task_id:task}",
+    status_code=204,
+    summary="Forget a task",
+    response_description="It is forgotten.",
+    responses=error_responses(404, 410, 500),
+)
 async def delete(task_id: str, service: Annotated[Service, Depends(service_of)]) -> None:
     """Cancelled if need be, then gone, its files with it. Downloads that have begun come to their end."""
     await to_thread.run_sync(service.tasks.delete, task_id)
 
 
 @router.head("/{task_id}/manifest", include_in_schema=False)
-@router.get("/{task_id}/manifest", summary="How a video was made", responses=error_responses(404, 410, 500))
+@router.get(
+    "/{task_id}/manifest",
+    summary="How a video was made",
+    response_description="The manifest.",
+    responses=error_responses(404, 410, 500),
+)
 async def read_manifest(task_id: str, service: Annotated[Service, Depends(service_of)]) -> Manifest:
     """Enough to make the same video again, and to see that it is the same."""
     return manifest(service.tasks.get(task_id).task)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from fastapi.sse import KEEPALIVE_COMMENT
 from pydantic import BaseModel
 
+from api import examples
 from api.errors import ErrorResponse
 from api.events import NAMES, RETRY_MILLISECONDS
-from api.models import Health, Manifest, TaskAccepted, TaskView
+from api.models import Health, Manifest, TaskAccepted, TaskList, TaskView
 from api.settings import load_settings
 from media import video
 from tests.docs.conftest import Run, Service
@@ -48,6 +50,27 @@ def test_a_json_block_is_an_answer_of_the_service(block: Block) -> None:
     answer = json.loads(block.code)
     (model,) = [model for model in ANSWERS if set(answer) | {"errors"} == set(model.model_fields) | {"errors"}]
     model.model_validate(answer)
+
+
+@pytest.mark.parametrize(
+    ("model", "example"),
+    [
+        (TaskAccepted, examples.ACCEPTED),
+        (TaskView, examples.VIEW),
+        (TaskList, examples.LIST),
+        (Manifest, examples.MANIFEST),
+    ],
+)
+def test_an_answer_that_the_schema_shows_is_one_of_the_service(model: type[BaseModel], example: dict[str, Any]) -> None:
+    assert names(model.model_validate(example).model_dump(mode="json")) == names(example)
+    assert model.model_json_schema()["example"] == example
+
+
+def names(answer: object) -> object:
+    """The fields without their values."""
+    if isinstance(answer, dict):
+        return {name: names(value) for name, value in answer.items()}
+    return [names(value) for value in answer] if isinstance(answer, list) else None
 
 
 @pytest.mark.parametrize("block", of_kind("event-stream"), ids=str)
