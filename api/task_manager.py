@@ -111,6 +111,7 @@ class TaskManager:
             for name in task.uploads:
                 self._uploads.hold(name)
                 held.callback(self._uploads.release, name)
+            self.get(task_id)  # once more: now nobody can delete the files with it
             if self._registry.missing_uploads(task):
                 raise ApiError(
                     410,

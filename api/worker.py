@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -64,9 +65,12 @@ class Attempt:
             engine.synthesize(job, self._reporter(engine, progress), self._cancelled)
             return _result(job.output)
         except JobCancelledError:
-            return self._stopped or Failure(TaskErrorCode.INTERNAL, "The engine stopped without being asked to.")
+            failure = self._stopped or Failure(TaskErrorCode.INTERNAL, "The engine stopped without being asked to.")
         except Exception as error:
-            return explain(error, self.task_id)
+            failure = explain(error, self.task_id)
+        with suppress(OSError):  # the sweep will try again
+            job.output.unlink(missing_ok=True)
+        return failure
 
     def _cancelled(self) -> bool:
         self._told = self._monotonic()
