@@ -68,8 +68,8 @@ class Attempt:
             failure = self._stopped or Failure(TaskErrorCode.INTERNAL, "The engine stopped without being asked to.")
         except Exception as error:
             failure = explain(error, self.task_id)
-        with suppress(OSError):  # the sweep will try again
-            job.output.unlink(missing_ok=True)
+        with suppress(OSError):  # there is none, or the sweep will try again
+            job.output.unlink()
         return failure
 
     def _cancelled(self) -> bool:

@@ -33,6 +33,8 @@ _LOADED = "It is set before anything reads it."
 _NO_ID = "No task has such an id."
 # Why nobody can notice a change, by the line that it makes.
 EQUIVALENT = {
+    "self.begun = None": _LOADED,
+    "self.begun = 1.0": _LOADED,
     "self._tasks: list[Task] = None": _LOADED,
     "self._gone: dict[str, float] = None": _LOADED,
     "self._gone: dict[str, float] = None  # id of an expired task → until when it is answered with 410": _LOADED,

@@ -296,6 +296,16 @@ def test_what_is_left_of_a_file_that_was_cut_off_is_kept(tmp_path: Path) -> None
     assert written(tmp_path)[0] == tasks
 
 
+def test_a_file_that_does_not_say_since_when_it_is_kept_is_damaged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, [pending()])
+    change(tmp_path, "DELETE FROM begun")
+    with journal(tmp_path) as opened:
+        assert opened.load()[0] == [pending()]
+    assert caplog.messages == [f"{opened.damage} (it does not say since when it is kept)"]
+
+
 @pytest.mark.parametrize(
     "record", ["'{}'", "'{'", "replace(record, 'PENDING', 'DREAMING')", "CAST(x'ff' || record AS TEXT)"]
 )

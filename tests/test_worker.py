@@ -89,6 +89,19 @@ def test_an_engine_that_makes_no_video_has_failed(world: World, caplog: pytest.L
     assert caplog.messages == [f"Task {'a' * 32} broke the engine"]
 
 
+def test_a_failed_attempt_leaves_no_video_and_what_cannot_be_removed_changes_nothing(world: World) -> None:
+    def fail(job: SynthesisJob, report: Report, cancelled: Cancelled) -> None:
+        raise EncoderError("No stream.")
+
+    failure = Failure(TaskErrorCode.ENCODER_FAILED, "No stream.")
+    world.output.write_bytes(b"video")
+    assert world.run(fail) == failure
+    assert not world.output.exists()
+    world.output.mkdir()
+    assert world.run(fail) == failure
+    assert world.output.exists()
+
+
 def test_the_engine_is_asked_to_stop_with_the_first_reason(world: World) -> None:
     def work(job: SynthesisJob, report: Report, cancelled: Cancelled) -> None:
         assert not cancelled()
