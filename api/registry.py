@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Collection, Iterable
 
 from api.file_store import FileStore
@@ -25,7 +26,8 @@ class TaskRegistry:
         self._tasks: dict[str, Task] = {}  # in the order of acceptance
         self._gone: dict[str, float] = {}  # id of an expired task → until when it is answered with 410
         self._requests: dict[str, str] = {}  # Idempotency-Key → id of its task
-        self._results: dict[str, Result] = {}  # by key of equal tasks, as long as one of them holds the file
+        self._results: dict[str, Result] = {}  # by key of equal tasks, as long as there is one of them
+        self._owners: Counter[str] = Counter()  # name of a video → how many tasks have it
         self._next_position = 1
 
     def restore(self) -> list[Task]:
@@ -100,10 +102,9 @@ class TaskRegistry:
             del self._requests[request.key]
         for name in task.uploads:
             self._uploads.release(name)
-        if task.result is not None and self._outputs.release(task.result.name):
-            shared = self._results.get(task.key)
-            if shared is not None and shared.name == task.result.name:
-                del self._results[task.key]
+        if task.result is not None:
+            self._outputs.release(task.result.name)
+            self._drop_result(task.key, task.result)
 
     def sweep(self, now: float) -> list[Task]:
         """Forget whom nobody has to remember; gives the tasks that have expired."""
@@ -124,7 +125,16 @@ class TaskRegistry:
 
     def _hold_result(self, key: str, result: Result) -> None:
         self._outputs.hold(result.name)
+        self._owners[result.name] += 1
         self._results[key] = result
+
+    def _drop_result(self, key: str, result: Result) -> None:
+        """One task less has it. The file may stay longer than the last one, for who still loads it down."""
+        self._owners[result.name] -= 1
+        if self._owners[result.name] == 0:
+            del self._owners[result.name]
+            if self._results.get(key) == result:
+                del self._results[key]
 
     def _remember_request(self, task: Task) -> None:
         if task.submission.idempotency is not None:
