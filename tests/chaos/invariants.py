@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,30 +33,28 @@ class Invariants:
         self._ledger = ledger
         self._directory = directory
         self._whole: set[str] = set()  # hashes of videos that were decoded
-        self.videos = 0
+        self.again = self.answers = self.videos = 0
 
-    def interrupted(self) -> dict[str, int]:
-        """The tasks that were being worked off when the service was killed: id → attempt. While no service runs."""
+    def at_work(self) -> list[dict[str, Any]]:
+        """What the journal holds of the tasks that are being worked off, or were when the service was killed."""
         with tempfile.TemporaryDirectory() as copy:
             for path in (self._directory / "data").glob(f"{FILE_NAME}*"):
                 shutil.copy(path, copy)
             with closing(sqlite3.connect(Path(copy) / FILE_NAME)) as connection:
                 records = [json.loads(record) for (record,) in connection.execute("SELECT record FROM tasks")]
-        return {
-            record["id"]: record["attempt"]
-            for record in records
-            if record["status"] == "PROCESSING" and not record["cancelled"] and not record["deleted"]
-        }
+        return [record for record in records if record["status"] == "PROCESSING"]
 
-    def check(self, interrupted: dict[str, int]) -> None:
-        """Raises AssertionError."""
+    def check(self, killed: Sequence[dict[str, Any]] = ()) -> None:
+        """Raises AssertionError. `killed` is what was at work at each kill, as the method of that name told."""
+        attempts = {record["id"]: record["attempt"] for record in killed if not record["cancelled"]}
+        self.again += len(attempts)
         self._send_again()
         wait_for(self._settled, 60)
         tasks = self._ledger.all()
         self._adopt_unanswered(tasks)
         for request in self._ledger.requests:
             self._check_request(request, tasks)
-        for task_id, attempt in interrupted.items():
+        for task_id, attempt in attempts.items():
             if task_id in tasks:
                 assert tasks[task_id]["attempt"] == min(attempt + 1, MAX_ATTEMPTS), "an attempt was not counted"
         manifests = [self._manifest(task_id) for task_id in tasks]
@@ -91,6 +89,7 @@ class Invariants:
 
     def _check_request(self, request: Request, tasks: dict[str, dict[str, Any]]) -> None:
         answer = self._ledger.call("GET", request.status_url)
+        self.answers += 1
         if request.may_expire and request.id not in tasks:
             assert answer.status_code in (404, 410), answer.text
             return

@@ -16,7 +16,7 @@ from tests.chaos.server import Server
 from tests.chaos.workload import work
 from tests.server import wait_for
 
-_BEFORE_START = "in the middle of rendering"
+_BEFORE_START = "begun"
 _SHORT_RETENTION = 1 / 3600  # hours
 
 
@@ -53,15 +53,15 @@ class Chain:
         if point in STOPPING:
             self._stop()
         assert self._server.wait_killed() == (_BEFORE_START if point in STARTING else point)
-        interrupted = self.invariants.interrupted()
-        assert interrupted or not POINTS[point].unfinished
+        at_work = self.invariants.at_work()
+        assert at_work or not POINTS[point].unfinished
         if point in STARTING:
             with_trap = Server(self._directory, point=point, occurrence=occurrence)
             assert with_trap.wait_killed() == point
             with_trap.close()
-            interrupted = {**interrupted, **self.invariants.interrupted()}
+            at_work += self.invariants.at_work()
         self._restart()
-        self.invariants.check(interrupted)
+        self.invariants.check(at_work)
 
     def undisturbed(self, chance: random.Random) -> None:
         """The same work with no kill and no start behind it, which would tidy up. Raises AssertionError."""
@@ -70,7 +70,7 @@ class Chain:
         self._server.hold(True)
         work(self.ledger, before, chance)
         self._server.hold(False)
-        self.invariants.check({})
+        self.invariants.check()
 
     def _let_expire(self, occurrence: int) -> None:
         """Let tasks expire while one runs and one waits that need files of theirs."""

@@ -111,9 +111,9 @@ def test_a_task_that_finds_no_room_fails_and_its_end_is_written_as_soon_as_there
         refusal = server.client.get(f"{LIST}/{running.id}/download")
         assert (refusal.status_code, refusal.json()["code"]) == (409, "storage_full")
         assert refused(server)
-        assert running.id in invariants.interrupted()  # its end is not in the journal yet
+        assert [record["id"] for record in invariants.at_work()] == [running.id]  # its end is not in the journal yet
         disk.clear()
-        wait_for(lambda: running.id not in invariants.interrupted())
+        wait_for(lambda: invariants.at_work() == [])
         assert not refused(server)
         assert disk.names("outputs") <= {f"{task_id}-1.mp4" for task_id in ledger.all()}
     with disk.serving(tmp_path) as server:  # the other was killed

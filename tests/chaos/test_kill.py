@@ -61,7 +61,9 @@ def test_nothing_is_lost(chains: Chains, point: str) -> None:
 
 @pytest.mark.full
 def test_nothing_is_lost_in_a_hundred_rounds() -> None:
-    outcome = campaign(100, seed=random.SystemRandom().randrange(1000))
+    seed = random.SystemRandom().randrange(1000)
+    outcome = campaign(100, seed)
+    assert outcome.failures == [], f"seed {seed}"
     assert outcome.rounds.total() == 100
     assert len(outcome.rounds) == len(POINTS)
 
