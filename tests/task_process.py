@@ -1,0 +1,180 @@
+"""One life of the service after another, as the test of the task machine leads them, and who watches all its tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+
+from api.events import EventHub
+from api.file_store import FileStore
+from api.journal import Journal
+from api.models import TaskStatus
+from api.settings import TaskSettings
+from api.task_manager import TaskManager
+from api.tasks import Idempotency, Submission, Task, TaskReport
+from engines.base import FaceBox
+from tests.records import HOUR, PARAMS
+from tests.scripted_engine import noise_picture
+from tests.stepped import Command, Die, SteppedEngine, SteppedExecutor, Worker
+from tests.task_model import Asked, Model, speech_seconds
+
+FACELESS = "c" * 64  # to version 2 of the engine
+PICTURES = {"a" * 64: 64, FACELESS: SteppedEngine.faceless}  # their widths in pixels
+STEPS = {  # state → those that may follow
+    None: {TaskStatus.PENDING},
+    TaskStatus.PENDING: {TaskStatus.PENDING, TaskStatus.PROCESSING, TaskStatus.FAILED},
+    TaskStatus.PROCESSING: set(TaskStatus),  # PENDING: the service has ended meanwhile
+    TaskStatus.COMPLETED: {TaskStatus.COMPLETED},
+    TaskStatus.FAILED: {TaskStatus.FAILED},
+}
+
+
+class Witness:
+    """Sees every step of every task, whichever service it runs in, and tells what must not have been."""
+
+    def __init__(self, max_attempts: int) -> None:
+        self._max_attempts = max_attempts
+        self._last: dict[str, Task] = {}
+        self.faults: list[str] = []
+
+    def see_end_of_process(self) -> None:
+        """The journal knows no progress."""
+        self._last = {
+            task_id: task if task.ended else replace(task, progress=0.0) for task_id, task in self._last.items()
+        }
+
+    def see(self, task: Task) -> None:
+        before = self._last.get(task.id)
+        self._last[task.id] = task
+        self.faults += [f"{fault}: {before} → {task}" for fault in self._faults(before, task)]
+
+    def _faults(self, before: Task | None, after: Task) -> Iterator[str]:
+        if after.status not in STEPS[None if before is None else before.status]:
+            yield "no such step"
+        if (after.progress == 1.0) != (after.status is TaskStatus.COMPLETED):
+            yield "progress and state do not agree"
+        if after.attempt > self._max_attempts:
+            yield "too many attempts"
+        if before is None:
+            return
+        if before.ended and after != before:
+            yield "it had ended"
+        begun = before.status is TaskStatus.PENDING and after.status is TaskStatus.PROCESSING
+        if after.attempt != before.attempt + begun:
+            yield "attempts are not counted"
+        if after.status is not TaskStatus.PENDING and after.progress < before.progress:
+            yield "progress fell"
+        if after.updated_at < before.updated_at:
+            yield "time fell"
+
+
+class WatchedHub(EventHub):
+    """Shows what is published to a witness."""
+
+    def __init__(self, witness: Witness) -> None:
+        super().__init__()
+        self._witness = witness
+        self.forgotten: set[str] = set()
+
+    def publish(self, report: TaskReport) -> None:
+        super().publish(report)
+        self._witness.see(report.task)
+        if report.task.id in self.forgotten:
+            self._witness.faults.append(f"told of a task that was deleted: {report.task}")
+
+    def forget(self, task_id: str) -> None:
+        super().forget(task_id)
+        self.forgotten.add(task_id)
+
+
+class Process:
+    """One life of the service, on what the one before has left."""
+
+    def __init__(self, directory: Path, model: Model, witness: Witness, ids: Iterator[str]) -> None:
+        self.directory = directory
+        self.engine: SteppedEngine | None = None
+        self.workers: list[Worker] = []
+        self.uploads = FileStore(directory / "uploads")
+        self.outputs = FileStore(directory / "outputs")
+        self.journal = Journal(directory / "data")
+        self.manager = TaskManager(
+            self._engine,
+            TaskSettings(
+                max_workers=model.workers,
+                max_queue=model.max_queue,
+                retention_hours=model.retention / HOUR,
+                timeout_seconds=model.timeout,
+                stall_seconds=model.stall,
+                max_attempts=model.max_attempts,
+            ),
+            self.uploads,
+            self.outputs,
+            self.journal,
+            events=WatchedHub(witness),
+            now=lambda: model.now,
+            monotonic=lambda: model.now,
+            new_id=lambda: next(ids),
+            new_executor=lambda size: SteppedExecutor(self.workers),
+        )
+        for store in (self.uploads, self.outputs):  # as the service does
+            store.remove_leftovers(0)
+
+    def _engine(self) -> SteppedEngine:
+        assert self.engine is not None
+        return self.engine
+
+    def resume(self, version: str) -> None:
+        self.engine = SteppedEngine(version)
+        self.manager.resume()
+        self.settle()
+
+    def settle(self) -> None:
+        """Let those who were given work come to where the engine works."""
+        while new := [worker for worker in self.workers if not worker.begun]:
+            new[0].begin()
+
+    def go(self, worker: Worker, command: Command) -> None:
+        worker.go(command)
+        self.settle()
+
+    def live(self) -> list[Worker]:
+        return [worker for worker in self.workers if not worker.ended]
+
+    def receive(self, what: Asked) -> None:
+        """Take the files of a request, as one who holds them."""
+        for name in (what.picture, what.speech):
+            part = self.directory / "new.part"
+            part.write_bytes(content(name))
+            self.uploads.adopt(part, name)
+
+    def close(self) -> None:
+        """What the end of the process does."""
+        for worker in self.live():
+            worker.go(Die())
+            assert worker.ended
+        self.journal.close()
+        self.uploads.close()
+        self.outputs.close()
+
+
+def content(name: str, made: dict[str, bytes] = {}) -> bytes:  # noqa: B006  made once
+    """Of an upload: a picture, or any bytes."""
+    if name not in made:
+        width = PICTURES.get(name)
+        made[name] = b"speech" if width is None else cv2.imencode(".png", noise_picture(width, 80))[1].tobytes()
+    return made[name]
+
+
+def submission_of(what: Asked, idempotency_key: str | None) -> Submission:
+    return Submission(
+        image=what.picture,
+        audio=what.speech,
+        seconds=speech_seconds(what.speech),
+        size=(PICTURES[what.picture], 80),
+        face=FaceBox(0, 0, 1, 1),
+        params=replace(PARAMS, seed=what.seed),
+        idempotency=None if idempotency_key is None else Idempotency(idempotency_key, repr(what)),
+    )
