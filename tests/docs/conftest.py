@@ -32,7 +32,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     directory = tmp_path_factory.mktemp("docs")
     with server(directory, TASKS__SHUTDOWN_GRACE=0, TASKS__MAX_ATTEMPTS=1) as (process, client):
         assert finish(client, start(client, duration=0.2, min_resolution=256))["status"] == "COMPLETED"
-        task = start(client, audio="speech_zh.mp3", seed=1)
+        task = start(client, audio="speech_zh.mp3", seed=1, min_resolution=256)
         wait_for(lambda: client.get(task["status_url"]).json()["status"] == "PROCESSING")
         process.send_signal(signal.SIGTERM)
         process.wait(30)
