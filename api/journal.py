@@ -12,7 +12,7 @@ import sqlite3
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -104,8 +104,17 @@ class Journal:
 
     def remove(self, task_id: str, gone_until: float | None) -> None:
         """Remove a task; with a time, it is remembered as expired until then. Refusals are as for `save`."""
-        remembered = [] if gone_until is None else [(_GONE, (task_id, gone_until))]
-        self._write_some_time([(_REMOVE, (task_id,)), *remembered])
+        self.remove_all([(task_id, gone_until)])
+
+    def remove_all(self, rows: Iterable[tuple[str, float | None]]) -> None:
+        """`remove` for many tasks at once: the id of each, and until when it is remembered."""
+        statements: list[Statement] = []
+        for task_id, gone_until in rows:
+            statements.append((_REMOVE, (task_id,)))
+            if gone_until is not None:
+                statements.append((_GONE, (task_id, gone_until)))
+        if statements:
+            self._write_some_time(statements)
 
     def flush(self, now: float) -> None:
         """Write what is late, and forget whom nobody has to remember any more."""

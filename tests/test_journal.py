@@ -107,6 +107,19 @@ def test_a_removed_task_is_gone_and_remembered_only_where_that_was_asked(tmp_pat
     assert written(tmp_path) == ([completed(3)], {completed(2).id: NOW + 50})
 
 
+def test_many_tasks_are_removed_in_one_transaction(tmp_path: Path) -> None:
+    with journal(tmp_path) as opened:
+        for number in range(1, 5):
+            opened.add(completed(number))
+        commits: list[str] = []
+        opened._connection.set_trace_callback(lambda said: commits.append(said) if said == "COMMIT" else None)
+        opened.remove_all((completed(number).id, until) for number, until in ((1, NOW + 1), (2, None), (3, NOW + 3)))
+        assert len(commits) == 1
+        opened.remove_all([])
+        assert len(commits) == 1
+    assert written(tmp_path) == ([completed(4)], {completed(1).id: NOW + 1, completed(3).id: NOW + 3})
+
+
 def test_flush_forgets_those_whose_time_is_over(tmp_path: Path) -> None:
     with journal(tmp_path) as opened:
         for number in (1, 2, 3):
