@@ -3,7 +3,7 @@
 The networks have their published size and random weights, so that no checkpoint is needed, and of packages only
 torch, diffusers and numpy. Prints one table and keeps it in benchmarks/results/. What does not fit the time budget is
 extrapolated from what was measured, and marked so; what does not fit the memory is said, and the rest goes on.
-`--device cpu --tiny` runs all of it with small networks.
+`--device cpu --tiny` runs all of it but the table by size, with small networks.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 import diffusers
 import torch
 
+from benchmarks import sizes
 from benchmarks.measure import DOES_NOT_FIT, GIB, Bench, Plan, Row, errors, rows
 from benchmarks.memory import IMAGE_ENCODER
 from benchmarks.real_size import REAL, TINY
@@ -29,6 +30,8 @@ def report(plan: Plan) -> str:
     """Measure everything; in Markdown."""
     precision = _precision(plan)
     bench = Bench(plan)
+    found = sizes.by_size(bench)
+    held = sizes.beside(plan.device)
     measured, kernel = rows(bench)
     name = torch.cuda.get_device_name(plan.device) if plan.device.type == "cuda" else platform.machine()
     kind = str(plan.dtype).removeprefix("torch.")
@@ -48,6 +51,8 @@ def report(plan: Plan) -> str:
         "",
         *(f"- {remark}" for remark in _remarks(bench, measured[-1], kernel)),
         "",
+        *_by_size(found),
+        *_beside(held),
         *precision,
     ]
     return "\n".join(lines) + "\n"
@@ -86,6 +91,21 @@ def _remarks(bench: Bench, fast: Row, kernel: str | None) -> list[str]:
     ]
 
 
+def _by_size(found: list[sizes.Sized]) -> list[str]:
+    if not found:
+        return []
+    what = (
+        "By size, and in brackets what the service expects, with which it refuses what would not fit or take too long:"
+    )
+    return [what, "", *sizes.table(found), ""]
+
+
+def _beside(held: int | None) -> list[str]:
+    if held is None:
+        return []
+    return [f"CUDA and its libraries, and what else was on the card, held {held / GIB:.2f} GiB beside that.", ""]
+
+
 def _precision(plan: Plan) -> list[str]:
     found = errors(plan)
     if found is None:
@@ -118,8 +138,8 @@ def main(arguments: list[str] | None = None) -> int:
     deadline = time.monotonic() + options.seconds
     if options.tiny:
         plan = Plan(
-            device, dtype, TINY, side=64, steps=1, clips=(0.08, 0.16), repeats=1, compiler="eager", kernels=("flash",),
-            halves=(torch.bfloat16,), deadline=deadline,
+            device, dtype, TINY, side=64, steps=1, clips=(0.08, 0.16), sizes=(), repeats=1,
+            compiler="eager", kernels=("flash",), halves=(torch.bfloat16,), deadline=deadline,
         )  # fmt: skip
     else:
         plan = Plan(device, dtype, deadline=deadline)

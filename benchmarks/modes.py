@@ -94,12 +94,13 @@ class Scene:
 
 
 @torch.inference_mode()
-def scene(size: Size, networks: Networks, side: int, rife: IFNet | None = None) -> Scene:
-    """For pictures of `side` pixels, on the networks' device; the same numbers in every precision."""
+def scene(size: Size, networks: Networks, pixels: tuple[int, int], rife: IFNet | None = None) -> Scene:
+    """For pictures of `pixels` (width, height), on the networks' device; the same numbers in every precision."""
     generator = torch.Generator().manual_seed(2)
+    width, height = pixels
     portrait = PortraitTensors(
-        2 * torch.rand(3, side, side, generator=generator) - 1,
-        torch.rand(side, side, generator=generator),
+        2 * torch.rand(3, height, width, generator=generator) - 1,
+        torch.rand(height, width, generator=generator),
         torch.zeros(3, 224, 224),
     )
     features = torch.randn(WINDOW, size.audio_features, generator=generator)

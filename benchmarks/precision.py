@@ -27,7 +27,7 @@ def full_precision() -> Iterator[None]:
 
 def outcome(size: Size, device: torch.device, dtype: torch.dtype, side: int) -> tuple[Tensor, Tensor]:
     """A call of the UNet and a decoded chunk, on the host, in little memory; the weights rounded to `dtype`."""
-    made = modes.scene(size, networks(size, device, dtype), side)
+    made = modes.scene(size, networks(size, device, dtype), (side, side))
     v = modes.predict(made, made.latents(WINDOW), low_memory=True)
     decoded = vae.decode(made.pipeline.networks.vae, made.latents(vae.CHUNK).to(device), low_memory=True)
     return v.cpu(), decoded.cpu()

@@ -15,11 +15,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import dice_talk_gpu, measure, modes
+from benchmarks import dice_talk_gpu, measure, modes, sizes
 from benchmarks.measure import Bench, Plan
 from benchmarks.modes import Mode
 from benchmarks.precision import full_precision
 from benchmarks.real_size import TINY
+from engines.dice_talk.cost import GIB, CostModel
 from engines.dice_talk.pipeline import Pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,7 +52,7 @@ def test_it_runs_small_with_torch_diffusers_and_numpy(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def bench() -> Bench:
     with torch.inference_mode():
-        return Bench(Plan(torch.device("cpu"), torch.float32, TINY, 64, 1, (0.08, 0.16), 1))
+        return Bench(Plan(torch.device("cpu"), torch.float32, TINY, 64, 1, (0.08, 0.16), ((64, 64), (64, 128)), 1))
 
 
 def full(*_: object) -> Any:
@@ -94,6 +95,31 @@ def test_a_clip_that_would_end_too_late_is_extrapolated(bench: Bench, monkeypatc
     row = bench.row(Mode("slow", lambda: torch.clone, lambda frames, steps: made.append((frames, steps))), 1)
     assert row.per_second[0.08].endswith(" extrapolated")
     assert made == [(10, 1)]
+
+
+def test_the_table_by_size_says_what_was_expected(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A window costs 2 FLOP per pixel here. The larger size does not fit in the normal mode."""
+    cost = CostModel(window=(0.0, 2.0, 0.0), flops_per_second=8192.0, weights=GIB, width=320, item=2)
+    monkeypatch.setattr(CostModel, "of", lambda *_: cost)
+    made = []
+
+    def product(name: str, scene: modes.Scene, *, low_memory: bool) -> Mode:
+        def clip(frames: int, steps: int) -> None:
+            made.append((*scene.portrait.mask.shape, low_memory))
+            if made[-1] == (128, 64, False):
+                full()
+
+        return Mode(name, lambda: torch.clone, clip, low_memory)
+
+    monkeypatch.setattr(modes, "product", product)
+    with torch.inference_mode():
+        small, large = (line.split(" | ") for line in sizes.table(sizes.by_size(bench))[2:])
+    assert made == [(64, 64, False), (64, 64, True), (128, 64, False), (128, 64, True)]
+    assert small[0] == "| 64×64"
+    assert small[1].endswith(" ms (1000.0)")
+    assert small[2] == "– (2.25)"  # a visitor of 1.25 GiB beside the weights
+    assert large[1] == "does not fit (2000.0)"
+    assert large[3].endswith(" ms (2000.0)")
 
 
 def test_the_kernel_of_attention_holds_for_the_unet_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
