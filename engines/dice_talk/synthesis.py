@@ -23,6 +23,7 @@ from engines.dice_talk.interpolation import double_rate
 from engines.dice_talk.networks import Loaded
 from engines.dice_talk.pipeline import FPS, PADDING, Conditions, Pipeline, Sampling
 from engines.dice_talk.portrait import PortraitTensors
+from engines.dice_talk.vae import CHUNK
 from engines.dice_talk.windows import windows
 from media import image as images
 from media.video import VideoWriter, frame_count
@@ -191,8 +192,9 @@ class Synthesis:
             for number, picture in enumerate(ready, 1):
                 self._check()
                 self._write(writer, picture)
-                per_frame = pace.after(number)
-                remaining = None if per_frame is None else per_frame * (total - number)
+                done = min(decoded(number, job.params.fps), total)
+                per_frame = pace.after(done)
+                remaining = None if per_frame is None else per_frame * (total - done)
                 message = f"Decoding and encoding, frame {number} of {total}"
                 self._report(Stage.DECODING, number / total, message, remaining)
             self._report(Stage.ENCODING, 0.0, "Finishing the video file")
@@ -238,6 +240,12 @@ class Pace:
             self._since = now
             return None
         return (now - self._since) / (done - self._warm_up)
+
+
+def decoded(number: int, fps: int) -> int:
+    """How many frames of the file are decoded when this one, from 1, is there: those of a chunk come all at once."""
+    chunks = math.ceil(((number - 1) * FPS / fps + 1) / CHUNK)
+    return math.floor((chunks * CHUNK - 1) * fps / FPS) + 1
 
 
 def picture_of(frame: Tensor) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from engines.dice_talk import synthesis
-from engines.dice_talk.synthesis import Pace, Shared, at_rate, picture_of
+from engines.dice_talk.synthesis import Pace, Shared, at_rate, decoded, picture_of
 
 unhurried = settings(deadline=None)
 RATES = st.sampled_from([12.5, 25.0])
@@ -141,3 +141,11 @@ def test_devices_do_not_share_their_lines() -> None:
     first.remaining[1] = 5.0
     assert second.before(2) == 0
     assert len({id(turn) for shared in (first, second) for turn in (shared.pieces, shared.denoising)}) == 4
+
+
+@pytest.mark.parametrize(
+    ("number", "fps", "expected"), [(1, 25, 19), (19, 25, 19), (20, 25, 39), (1, 30, 22), (22, 30, 22), (23, 30, 46)]
+)
+def test_the_frames_of_a_chunk_count_as_decoded_together(number: int, fps: int, expected: int) -> None:
+    """Otherwise the first frame of the first chunk would seem to take as long as the whole chunk."""
+    assert decoded(number, fps) == expected
