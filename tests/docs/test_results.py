@@ -75,3 +75,22 @@ def test_mutants_of_what_keeps_tasks() -> None:
         assert int(killed) / int(mutants) >= 0.9
         assert int(survived) <= int(mutants) - int(killed)
     assert "not explained" not in text
+
+
+def test_the_documents_say_what_was_measured_on_a_gpu() -> None:
+    figures = results("dice_talk_nvidia_h100_80gb_hbm3.md")
+    exact = next(row for row in rows(figures) if row[0] == "exact")
+    window, clip, longer, peak = exact[1], exact[3], exact[4].removesuffix(" extrapolated"), exact[6].split()[1]
+    said = {name: " ".join((ROOT / name).read_text().split()) for name in ("README.md", "README_API.md")}
+    for text in said.values():
+        assert window in text
+    assert f"{clip} s per second; one of 10 s would take {longer} s per second (extrapolated)" in said["README.md"]
+    assert f"2 秒的视频每秒耗时 {clip} 秒，10 秒的视频每秒约 {longer} 秒（推算）" in said["README_API.md"]
+    page = (ROOT / "doc" / "dice_talk.md").read_text()
+    assert f"{peak.strip('()')} GiB at 512×512" in page
+    (beside,) = re.findall(r"^CUDA and its libraries.* held (\d\.\d+) GiB", figures, re.M)
+    assert f"held {beside} GiB beside" in page
+    measured = {row[0]: [cell.split()[0] for cell in (row[2], row[4])] for row in rows(figures) if "×" in row[0]}
+    assert len(measured) == 4
+    for document in (page, (ROOT / "README_API.md").read_text()):
+        assert {row[0]: [row[2], row[4]] for row in rows(document) if row[0] in measured and len(row) == 5} == measured
