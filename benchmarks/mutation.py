@@ -28,7 +28,7 @@ TESTS = {
     "api/registry.py": "tests/test_registry.py",
     "api/worker.py": "tests/test_worker.py",
 }
-COPIED = ("api", "engines", "media", "tests", "config", "examples", "pyproject.toml")
+COPIED = ("api", "engines", "media", "tests", "config", "examples")
 _LOADED = "It is set before anything reads it."
 _NO_ID = "No task has such an id."
 # Why nobody can notice a change, by the line that it makes.
@@ -80,19 +80,20 @@ class Outcome:
         return self.killed / self.mutants
 
 
-def mutate(module: str, tests: str, directory: Path) -> Outcome:
-    """Break `module` in a copy of the project in `directory`, which is empty."""
+def copy(directory: Path) -> None:
+    """Copy what mutants and their tests need of the project."""
     for name in COPIED:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, directory / name)
-    with (directory / "pyproject.toml").open("a") as file:
-        file.write(
-            f'\n[tool.mutmut]\nsource_paths = ["api"]\nonly_mutate = ["{module}"]\nalso_copy = {list(COPIED)}\n'
-            f'pytest_add_cli_args_test_selection = ["{tests}"]\n'
-        )
+        shutil.copytree(ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def mutate(module: str, tests: str, directory: Path) -> Outcome:
+    """Break `module` in a copy of the project."""
+    shutil.rmtree(directory / "mutants", ignore_errors=True)  # those of another module
+    project = (ROOT / "pyproject.toml").read_text()
+    (directory / "pyproject.toml").write_text(
+        f'{project}\n[tool.mutmut]\nsource_paths = ["api"]\nonly_mutate = ["{module}"]\nalso_copy = {list(COPIED)}\n'
+        f'pytest_add_cli_args_test_selection = ["{tests}"]\n'
+    )
     _mutmut(directory, "run", "--max-children", str(os.cpu_count()))
     found = re.findall(r"^\s+(\S+): (.+)$", _mutmut(directory, "results", "--all", "True"), re.M)
     counts = Counter(outcome for _, outcome in found)
@@ -122,10 +123,9 @@ def _survivor(difference: str) -> Survivor:
 
 def table(modules: list[str]) -> str:
     """Mutate them all and say what came out."""
-    outcomes = {}
-    for module in modules:
-        with tempfile.TemporaryDirectory() as directory:
-            outcomes[module] = mutate(module, TESTS[module], Path(directory))
+    with tempfile.TemporaryDirectory() as name:
+        copy(Path(name))
+        outcomes = {module: mutate(module, TESTS[module], Path(name)) for module in modules}
     lines = [
         "# Mutation testing: what the fast tests notice",
         "",
