@@ -6,8 +6,8 @@ import hashlib
 import io
 import itertools
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -75,9 +75,10 @@ def recording(seconds: float) -> bytes:
 class Ledger:
     """All requests to a service, whichever process it was."""
 
-    def __init__(self) -> None:
-        self.requests: list[Request] = []
-        self._numbers = itertools.count(1)
+    def __init__(self, requests: Iterable[Request] = ()) -> None:
+        """`requests` were sent before; they are copied."""
+        self.requests = [replace(request) for request in requests]
+        self._numbers = itertools.count(len(self.requests) + 1)
         self._client: httpx.Client | None = None
 
     def use(self, client: httpx.Client) -> None:

@@ -14,7 +14,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from api import journal, submission, uploads
+from api import journal_file, submission, uploads
 from api.file_store import FileStore
 from api.journal import Journal
 from api.models import TaskErrorCode, TaskStatus
@@ -89,7 +89,7 @@ POINTS = {
     ),
     "between the removals of a task's files": Point(FileStore, "release", most=6),
     # the journal
-    "in the middle of a transaction": Point(journal, "COMMIT", most=20),
+    "in the middle of a transaction": Point(journal_file, "COMMIT", most=20),
     # what the service does by itself
     "expired in the journal, its files still there": Point(
         Journal, "remove", only=lambda _, task_id, gone_until: gone_until is not None, most=2
@@ -150,14 +150,14 @@ class Trap:
         return wrapper
 
     def _watch_transactions(self, name: str) -> None:
-        connect = journal._connect
+        connect = journal_file.connect
 
         def wrapper(path: Path) -> sqlite3.Connection:
             connection = connect(path)
             connection.set_trace_callback(lambda statement: self._pass(name) if statement == "COMMIT" else None)
             return connection
 
-        journal._connect = wrapper
+        journal_file.connect = wrapper
 
     def _pass(self, name: str) -> None:
         with self._lock:

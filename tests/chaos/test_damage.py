@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -12,12 +13,11 @@ from typing import Any
 import pytest
 
 from api.journal import FILE_NAME
-from api.server import main
 from tests.chaos.ledger import LIST, Ledger, Request
-from tests.chaos.server import serving
-from tests.process import environment, free_port
+from tests.chaos.server import Server, serving
+from tests.process import answers
 from tests.scripted_engine import ScriptedEngine
-from tests.server import Running, make_settings, running
+from tests.server import Running, make_settings, running, wait_for
 
 TASKS = 30  # their records take several pages
 
@@ -26,18 +26,25 @@ def served(directory: Path) -> Any:
     return running(make_settings(directory), ScriptedEngine(steps=1))
 
 
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    """The tasks of a service that has ended, all completed."""
-    ledger = Ledger()
-    with served(tmp_path) as run:
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ledger]:
+    """A service that has ended, with all its tasks completed."""
+    directory, ledger = tmp_path_factory.mktemp("ended"), Ledger()
+    with served(directory) as run:
         ledger.use(run.client)
         for number in range(TASKS):
             ledger.start(portrait=number % 7)
         for request in ledger.requests:
             assert ledger.finish(request)["status"] == "COMPLETED"
             ledger.download(request)
-    return ledger
+    return directory, ledger
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, ended: tuple[Path, Ledger]) -> Ledger:
+    """What its clients know, and its files in the test's own directory."""
+    shutil.copytree(ended[0], tmp_path, dirs_exist_ok=True)
+    return Ledger(ended[1].requests)
 
 
 def names(directory: Path) -> set[str]:
@@ -112,43 +119,38 @@ def is_there(run: Running, request: Request) -> bool:
     return answer.status_code == 200
 
 
-def start_again(
-    directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], **settings: object
-) -> tuple[int, str]:
-    """The exit code of another service, and what it said."""
-    for name, value in environment(directory, **settings).items():
-        monkeypatch.setenv(name, value)
-    code = main(["--host", "127.0.0.1", "--port", str(free_port())], ScriptedEngine())
-    return code, capsys.readouterr().err
+def start_again(directory: Path, data: Path) -> tuple[int | None, str]:
+    """The exit code of another service, None where it goes on; and what it said."""
+    server = Server(directory, FILES__DATA_DIR=data)
+    try:
+        wait_for(lambda: not server.process.is_alive() or answers(server.client))
+        return server.process.exitcode, (directory / "terminal.log").read_text()
+    finally:
+        server.close()
 
 
-@pytest.mark.usefixtures("loggers_as_before")
-def test_two_services_do_not_share_a_journal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_two_services_do_not_share_a_journal(tmp_path: Path) -> None:
     ledger = Ledger()
     with serving(tmp_path / "one") as server:
         ledger.use(server.client)
-        code, said = start_again(tmp_path / "two", monkeypatch, capsys, FILES__DATA_DIR=tmp_path / "one" / "data")
+        code, said = start_again(tmp_path / "two", tmp_path / "one" / "data")
         assert code == 2
         assert f"files.data_dir: {tmp_path / 'one' / 'data'}: another service uses this directory." in said
-        server.hold(False)
+        assert "Traceback" not in said
         assert ledger.finish(ledger.start())["status"] == "COMPLETED"
 
 
-@pytest.mark.usefixtures("loggers_as_before")
-def test_a_journal_of_a_later_version_stops_the_start_and_stays_as_it_is(
-    tmp_path: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_journal_of_a_later_version_stops_the_start_and_stays_as_it_is(tmp_path: Path, ledger: Ledger) -> None:
     path = tmp_path / "data" / FILE_NAME
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 99")
     before = path.read_bytes()
     uploads = names(tmp_path / "uploads")
-    code, said = start_again(tmp_path, monkeypatch, capsys)
+    code, said = start_again(tmp_path, tmp_path / "data")
     assert code == 2
     assert "files.data_dir:" in said
     assert "newer version of the service (its format is 99, this one knows 1)" in said
+    assert "Traceback" not in said
     assert (path.read_bytes(), names(tmp_path / "data")) == (before, {FILE_NAME})
     assert names(tmp_path / "uploads") == uploads
 
