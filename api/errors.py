@@ -108,6 +108,13 @@ def disk_full(path: Path) -> OSError:
     return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
+class JournalWriteError(OSError):
+    """The journal of the tasks cannot be used, for another reason than a full disk."""
+
+    def __init__(self, reason: str, path: Path) -> None:
+        super().__init__(errno.EIO, reason, str(path))
+
+
 def from_status(status: int, detail: str | None = None, headers: Mapping[str, str] | None = None) -> ApiError:
     """The answer for a bare HTTP status, such as the router's 404 and 405."""
     phrase = HTTPStatus(status).phrase
@@ -130,8 +137,21 @@ def from_exception(error: Exception) -> ApiError:
         return from_status(error.status_code, error.detail, error.headers)
     if isinstance(error, (MediaError, EngineError)) and type(error) in _REFUSALS:
         return ApiError(_REFUSALS[type(error)], error.code, str(error))
-    if isinstance(error, OSError) and is_disk_full(error):
+    if isinstance(error, OSError):
+        return _from_system(error)
+    return _internal()
+
+
+def _from_system(error: OSError) -> ApiError:
+    if is_disk_full(error):
         return UnavailableError("storage_full", "The service has no room left for files.", STORAGE_RETRY_SECONDS)
+    if isinstance(error, JournalWriteError):
+        sentence = "The service cannot write its journal of the tasks, so it takes no new ones."
+        return UnavailableError("journal_failed", sentence, STORAGE_RETRY_SECONDS)
+    return _internal()
+
+
+def _internal() -> ApiError:
     return ApiError(500, "internal", "Something went wrong inside the service.", "The service's log tells more.")
 
 

@@ -1,59 +1,36 @@
 """The journal: what the next service has to know of this one's tasks, in an SQLite file.
 
 The registry in memory answers every question; the journal is only written, and read once, at the start. Progress is
-not in it. Everything else is, before anybody is told of it.
+not in it. Everything else is, before anybody is told of it. What a change of the records needs is in `journal_file`.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import sqlite3
-import textwrap
 import threading
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import closing, suppress
-from datetime import UTC, datetime
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
+from api import journal_file, journal_repair
 from api.directories import Claim
-from api.errors import disk_full
+from api.errors import JournalWriteError, disk_full
+from api.journal_file import FILE_NAME, Content, JournalError
 from api.tasks import Task
+
+__all__ = ["FILE_NAME", "Journal", "JournalError"]
 
 logger = logging.getLogger("api.journal")
 
-FILE_NAME = "tasks.sqlite3"
-SCHEMA = 1
-_TABLES = """
-CREATE TABLE tasks (id TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE gone (id TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
-CREATE TABLE begun (at REAL NOT NULL);
-INSERT INTO begun VALUES ({now!r});
-"""
-_PUT = "INSERT INTO tasks VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET record = excluded.record"
 _REMOVE = "DELETE FROM tasks WHERE id = ?"
-_GONE = "INSERT OR REPLACE INTO gone VALUES (?, ?)"
-_SALVAGE = (
-    "SELECT CAST(record AS BLOB) FROM tasks ORDER BY id",
-    "SELECT CAST(record AS BLOB) FROM tasks ORDER BY id DESC",
-)
 _FORGET_GONE = "DELETE FROM gone WHERE until <= ?"
-
-# What SQLite says of a file that it can read but not use; all else, such as a full disk, is not the file's fault. The
-# first is for what is not SQLite's to say.
-_DAMAGE = (None, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-
-_records = TypeAdapter(Task)
+_PROBE = f"PRAGMA user_version = {journal_file.SCHEMA}"  # as it is already; SQLite writes it all the same
 
 Statement = tuple[str, tuple[Any, ...]]
-
-
-class JournalError(Exception):
-    """The journal cannot be used: the sentence says why, and what to do."""
+Changes = dict[tuple[str, str], Statement]
+"""What is to become of a row: by its table and id, so that the newest is all that is kept."""
 
 
 class Journal:
@@ -69,20 +46,22 @@ class Journal:
         self._claim = Claim(directory)
         self._path = directory / FILE_NAME
         self._lock = threading.Lock()
-        self._late: list[Statement] = []  # changes that could not be written, oldest first
+        self._late: Changes = {}  # that could not be written
+        self.failing: str | None = None
+        """A sentence while it cannot be written, by the last try."""
         self.damage: str | None = None
-        self.begun = 0.0
-        """Since when it is kept, in seconds since the epoch: files from before may be of tasks that it never knew."""
-        self._tasks: list[Task] = []
-        self._gone: dict[str, float] = {}
+        """A sentence when the file was damaged."""
         try:
-            self._connection = self._open()
+            self._connection, content = self._open()
         except sqlite3.Error as error:
             self._claim.close()
             raise _refusal(error, self._path) from error
         except BaseException:
             self._claim.close()
             raise
+        self._tasks, self._gone = content.tasks, content.gone
+        self.begun = content.begun
+        """Since when it is kept, in seconds since the epoch: files from before may be of tasks that it never knew."""
 
     def load(self) -> tuple[list[Task], dict[str, float]]:
         """The tasks in the order of their acceptance, and until when those that expired are remembered.
@@ -96,171 +75,105 @@ class Journal:
     def add(self, task: Task) -> None:
         """Write a task that is about to be accepted. Raises OSError: then it must not be."""
         with self._lock:
-            self._write([(_PUT, (task.id, _record(task)))])
+            self._write(_saved(task))
 
     def save(self, task: Task) -> None:
         """Write what became of a task. What the disk refuses is written with a later change, or by `flush`."""
-        self._write_some_time([(_PUT, (task.id, _record(task)))])
+        self._write_some_time(_saved(task))
 
     def remove(self, task_id: str, gone_until: float | None) -> None:
         """Remove a task; with a time, it is remembered as expired until then. Refusals are as for `save`."""
-        self.remove_all([(task_id, gone_until)])
+        self._write_some_time(_removed(task_id, gone_until))
 
     def remove_all(self, rows: Iterable[tuple[str, float | None]]) -> None:
         """`remove` for many tasks at once: the id of each, and until when it is remembered."""
-        statements: list[Statement] = []
+        changes: Changes = {}
         for task_id, gone_until in rows:
-            statements.append((_REMOVE, (task_id,)))
-            if gone_until is not None:
-                statements.append((_GONE, (task_id, gone_until)))
-        if statements:
-            self._write_some_time(statements)
+            changes |= _removed(task_id, gone_until)
+        if changes:
+            self._write_some_time(changes)
 
     def flush(self, now: float) -> None:
         """Write what is late, and forget whom nobody has to remember any more."""
-        self._write_some_time([(_FORGET_GONE, (now,))])
+        forget: Statement = (_FORGET_GONE, (now,))
+        # Where nothing changes nothing is written, and that would go well on any disk.
+        self._write_some_time({}, forget, *([(_PROBE, ())] if self.failing is not None else []))
+
+    def write_late(self) -> None:
+        """Write what is late, if that can be, as nothing may come after it."""
+        if self._late:
+            self._write_some_time({})
 
     def close(self) -> None:
         """Write what is late, if that can be, and give back the file and the directory."""
-        if self._late:
-            self._write_some_time([])
+        self.write_late()
         with self._lock:
             self._connection.close()
         self._claim.close()
 
-    def _write_some_time(self, statements: list[Statement]) -> None:
+    def _write_some_time(self, changes: Changes, *others: Statement) -> None:
+        """`others` are not kept where they are refused."""
         with self._lock:
             try:
-                self._write(statements)
+                self._write(changes, *others)
             except OSError:
-                if not self._late:
-                    logger.exception("The journal could not be written; it will be tried again")
-                self._late += statements
+                self._late |= changes
 
-    def _write(self, statements: list[Statement]) -> None:
+    def _write(self, changes: Changes, *others: Statement) -> None:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-            for statement in (*self._late, *statements):
+            for statement in (*(self._late | changes).values(), *others):
                 self._connection.execute(*statement)
             self._connection.execute("COMMIT")
         except sqlite3.Error as error:
             with suppress(sqlite3.Error):
                 self._connection.execute("ROLLBACK")
-            raise _refusal(error, self._path) from error
+            refusal = _refusal(error, self._path)
+            if self.failing is None:
+                logger.exception("The journal could not be written; it will be tried again")
+            self.failing = (
+                f"The journal of the tasks cannot be written ({refusal.strerror}). Until it can be, new tasks are "
+                "refused, and what becomes of the others is kept in memory."
+            )
+            raise refusal from error
         self._late.clear()
+        if self.failing is not None:
+            self.failing = None
+            logger.info("The journal can be written again")
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self) -> tuple[sqlite3.Connection, Content]:
+        journal_repair.remove_unfinished(self._path)
         try:
-            connection = _connect(self._path)
-            try:
-                self._tasks, self._gone = list(_read_tasks(connection)), dict(_read_gone(connection))
-                self.begun = _read_begun(connection)
-            except BaseException:
-                connection.close()
+            return _opened(self._path)
+        except Exception as error:
+            if not journal_file.is_damage(error):
                 raise
-        except (sqlite3.DatabaseError, ValidationError) as error:
-            if _code(error) not in _DAMAGE:
-                raise
-            return self._replace(error)
-        return connection
-
-    def _replace(self, error: Exception) -> sqlite3.Connection:
-        """Set the damaged file aside, and start another with what can be read of it."""
-        aside = self._path.with_name(f"{FILE_NAME}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
-        for suffix in ("", "-wal"):  # a log that stayed would be written into the new file
-            with suppress(FileNotFoundError):
-                Path(f"{self._path}{suffix}").rename(f"{aside}{suffix}")
-        self._tasks, self._gone = _salvage(aside)
-        connection = _connect(self._path)
-        self.begun = _read_begun(connection)
-        with connection:
-            connection.execute("BEGIN")  # or each row would wait for the disk
-            connection.executemany(_PUT, [(task.id, _record(task)) for task in self._tasks])
-            connection.executemany(_GONE, self._gone.items())
-        self.damage = (
-            f"The journal of the tasks was damaged. It is kept as {aside.name}. "
-            f"Tasks that could be read from it: {len(self._tasks)}. Any others are lost."
-        )
-        logger.error("%s (%s)", self.damage, textwrap.shorten(str(error), 200))
-        return connection
+            self.damage = journal_repair.replace(self._path, error)
+        return _opened(self._path)
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+def _opened(path: Path) -> tuple[sqlite3.Connection, Content]:
+    connection = journal_file.connect(path)
     try:
-        _prepare(connection)
+        return connection, journal_file.read(connection)
     except BaseException:
         connection.close()
         raise
-    return connection
 
 
-def _prepare(connection: sqlite3.Connection) -> None:
-    # Nobody else has the file, as the directory is claimed; so no memory is shared, which a full disk can break. SQLite
-    # shares some from the first look into the file on, unless it was told before.
-    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version > SCHEMA:
-        raise JournalError(
-            f"{FILE_NAME} was written by a newer version of the service (its format is {version}, this one knows "
-            f"{SCHEMA}). Start that version, or give this one another directory."
-        )
-    damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if damage != "ok":
-        raise sqlite3.DatabaseError(damage)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")  # on the disk with every COMMIT
-    if version == 0:
-        tables = _TABLES.format(now=time.time())
-        connection.executescript(f"BEGIN; {tables} PRAGMA user_version = {SCHEMA}; COMMIT;")
+def _saved(task: Task) -> Changes:
+    return {("tasks", task.id): (journal_file.PUT, (task.id, journal_file.record(task)))}
 
 
-def _code(error: Exception) -> int | None:
-    """SQLite's primary result code, where the error is SQLite's."""
-    code: int | None = getattr(error, "sqlite_errorcode", None)
-    return None if code is None else code & 0xFF
+def _removed(task_id: str, gone_until: float | None) -> Changes:
+    changes: Changes = {("tasks", task_id): (_REMOVE, (task_id,))}
+    if gone_until is not None:
+        changes["gone", task_id] = (journal_file.GONE, (task_id, gone_until))
+    return changes
 
 
 def _refusal(error: sqlite3.Error, path: Path) -> OSError:
     """As the operating system would have said it."""
-    if _code(error) == sqlite3.SQLITE_FULL:
+    if journal_file.code(error) == sqlite3.SQLITE_FULL:
         return disk_full(path)
-    return OSError(errno.EIO, f"the journal cannot be used ({error})", str(path))
-
-
-def _salvage(path: Path) -> tuple[list[Task], dict[str, float]]:
-    """What can be read of a damaged file: from both ends up to the damage, but for records that make no sense."""
-    tasks: dict[str, Task] = {}
-    gone: dict[str, float] = {}
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA writable_schema = ON")  # read on, though the file is shorter than it says
-        for statement in _SALVAGE:
-            with suppress(sqlite3.Error):
-                for (record,) in connection.execute(statement):
-                    with suppress(ValidationError):
-                        task = _records.validate_json(record)
-                        tasks[task.id] = task
-        with suppress(sqlite3.Error):
-            for task_id, until in _read_gone(connection):
-                gone[task_id] = until
-    return list(tasks.values()), gone
-
-
-def _read_begun(connection: sqlite3.Connection) -> float:
-    begun = connection.execute("SELECT at FROM begun").fetchone()
-    if begun is None:
-        raise sqlite3.DatabaseError("it does not say since when it is kept")
-    return float(begun[0])
-
-
-def _read_tasks(connection: sqlite3.Connection) -> Iterator[Task]:
-    for (record,) in connection.execute("SELECT record FROM tasks"):
-        yield _records.validate_json(record)
-
-
-def _read_gone(connection: sqlite3.Connection) -> Iterator[tuple[str, float]]:
-    yield from connection.execute("SELECT id, until FROM gone")
-
-
-def _record(task: Task) -> str:
-    return _records.dump_json(task).decode()
+    return JournalWriteError(f"the journal cannot be used ({error})", path)

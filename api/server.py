@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: BLAS threads spin on cores the renderer needs
 
@@ -47,6 +48,7 @@ _BACKLOG = 2048  # connections that wait to be accepted
 _SWEEP_SECONDS, _WATCH_SECONDS = 60.0, 1.0
 _EXIT_SECONDS = 30.0  # for open requests to end, once all tasks have
 _LAST_POLLS_SECONDS = 5.0  # for clients to read how their tasks ended, when the service ends by itself
+_LAST_WRITE_SECONDS = 5.0  # for a disk to take what is late, when the process leaves
 _EXIT_UNFINISHED, _EXIT_GPU = 1, 8
 _DESCRIPTION = """\
 One portrait, one speech recording and an emotion become a talking-portrait video.
@@ -165,7 +167,7 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
         time.sleep(_EXIT_SECONDS)  # this thread ends with the process, long before
         logger.error("The process does not end by itself; leaving now")
-        os._exit(_EXIT_UNFINISHED if self._service.tasks.gpu_failure is None else _EXIT_GPU)
+        _leave(self._service, _EXIT_UNFINISHED if self._service.tasks.gpu_failure is None else _EXIT_GPU)
 
 
 def http_config(app: FastAPI) -> uvicorn.Config:
@@ -209,10 +211,18 @@ def main(
     stopped = not server.force_exit and service.drain()
     if service.tasks.gpu_failure is not None:
         logger.error("The service ends because the GPU failed; it has to be started again")
-        os._exit(_EXIT_GPU)  # PyTorch's own way out touches the GPU, and could end in another code
+        _leave(service, _EXIT_GPU)  # PyTorch's own way out touches the GPU, and could end in another code
     if not stopped:
-        os._exit(_EXIT_UNFINISHED)  # workers that still run would keep the process
+        _leave(service, _EXIT_UNFINISHED)  # workers that still run would keep the process
     return 0
+
+
+def _leave(service: Service, code: int) -> NoReturn:
+    """End the process though threads still run. What the journal has not written yet is tried once more."""
+    writer = threading.Thread(target=service.journal.write_late, name="journal", daemon=True)
+    writer.start()
+    writer.join(_LAST_WRITE_SECONDS)
+    os._exit(code)
 
 
 def _wrong(error: SettingsError) -> int:

@@ -72,7 +72,8 @@ class Service:
         failure = self.tasks.gpu_failure
         if failure is not None:
             return f"{failure} The service ends, to be started again."
-        return " ".join(filter(None, (self._short_of_room(), self.loader.reason, self.journal.damage))) or None
+        troubles = (self._short_of_room(), self.journal.failing)
+        return " ".join(filter(None, (*troubles, self.loader.reason, self.journal.damage))) or None
 
     def check_open(self) -> None:
         """Raise UnavailableError when a submission would be refused now."""
@@ -94,8 +95,9 @@ class Service:
         running, waiting = self.tasks.counts()
         device = self.device.read()
         state = self.state
+        well = state is ServiceState.READY and self._short_of_room() is None and self.journal.failing is None
         return Health(
-            status="healthy" if state is ServiceState.READY and self._short_of_room() is None else "unhealthy",
+            status="healthy" if well else "unhealthy",
             gpu_available=device is not None,
             model_loaded=self.loader.name == "dice_talk" and self._engine_works(),
             version=VERSION,

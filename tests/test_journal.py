@@ -20,7 +20,8 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from api.journal import FILE_NAME, SCHEMA, Journal, JournalError
+from api.journal import FILE_NAME, Journal, JournalError
+from api.journal_file import SCHEMA
 from api.tasks import Task
 from tests.process import ROOT
 from tests.records import NOW, completed, failed, full, pending, processing
