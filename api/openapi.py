@@ -44,7 +44,7 @@ _ERRORS = {
     ),
     429: ("queue_full", "Too many tasks are waiting."),
     500: ("internal", "Something went wrong inside the service."),
-    503: ("starting", "The service is starting, stopping, not set up, without its GPU, short of room on a disk, or unable to write its journal."),
+    503: ("starting", "The service is starting, stopping, not set up, without its GPU, or its disk is full or broken."),
 }
 
 
