@@ -129,8 +129,8 @@ def test_equal_requests_have_one_key_and_all_that_makes_another_video_gives_anot
     key = plain.key(engine)
     assert len(key) == 64
     assert key == submission().key(ScriptedEngine())
-    params = [replace(PARAMS, **{field.name: value}) for field in fields(PARAMS)
-              for value in [Emotion.SAD if field.name == "emotion" else 0.25]]  # fmt: skip
+    changes: list[dict[str, Any]] = [{field.name: 0.25} for field in fields(PARAMS) if field.name != "emotion"]
+    params = [replace(PARAMS, **change) for change in [{"emotion": Emotion.SAD}, *changes]]
     others = [replace(plain, image="b" * 64, audio="a" * 64), replace(plain, image="1" * 64), *(
         replace(plain, params=other) for other in params)]  # fmt: skip
     keys = {other.key(engine) for other in others}
