@@ -128,14 +128,13 @@ class Journal:
         except sqlite3.Error as error:
             with suppress(sqlite3.Error):
                 self._connection.execute("ROLLBACK")
-            refusal = _refusal(error, self._path)
             if self.failing is None:
                 logger.exception("The journal could not be written; it will be tried again")
             self.failing = (
-                f"The journal of the tasks cannot be written ({refusal.strerror}). Until it can be, new tasks are "
-                "refused, and what becomes of the others is kept in memory."
+                f"The journal of the tasks cannot be written ({error}). Until it can be, new tasks are refused, "
+                "and what becomes of the others is kept in memory."
             )
-            raise refusal from error
+            raise _refusal(error, self._path) from error
         self._late.clear()
         if self.failing is not None:
             self.failing = None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import re
+import resource
 import sqlite3
 import subprocess
 import sys
@@ -20,9 +22,12 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
+from api.errors import JournalWriteError
 from api.journal import FILE_NAME, Journal, JournalError
 from api.journal_file import SCHEMA
-from api.tasks import Task
+from api.models import TaskErrorCode, TaskStatus
+from api.tasks import Idempotency, Maker, Result, Submission, Task
+from engines.base import Emotion, FaceBox, Stage, SynthesisParams
 from tests.process import ROOT
 from tests.records import NOW, completed, failed, full, pending, processing
 
@@ -59,6 +64,17 @@ def fill_disk(opened: Journal) -> None:
 
 def empty_disk(opened: Journal) -> None:
     opened._connection.execute("PRAGMA max_page_count = 1000000")
+
+
+@contextmanager
+def broken_disk() -> Iterator[None]:
+    """Let every write of this process to a file fail."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def write(directory: Path, tasks: Iterable[Task]) -> None:
@@ -178,6 +194,107 @@ def test_ten_thousand_records(tmp_path: Path) -> None:
     took = time.perf_counter() - started
     assert [task.position for task in tasks] == list(range(1, 10_001))
     assert took < 10  # a third of a second on a quiet machine
+
+
+# -- the format --------------------------------------------------------------------------------------------------------
+
+# Written by a service of this schema: never to be changed, since there are journals that have it.
+TABLES_1 = """
+CREATE TABLE tasks (id TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE gone (id TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE begun (at REAL NOT NULL);
+INSERT INTO begun VALUES (1700000000.5);
+INSERT INTO gone VALUES ('0123', 1700000001.5);
+PRAGMA user_version = 1;
+"""
+RECORD_1 = """{
+"id":"5f0c1a7e94d24e0f8a3b6c2d1e0f9a8b","position":12,"key":"c1","submission":{"image":"a1","audio":"b1","seconds":4.5,
+"size":[640,800],"face":{"left":1.25,"top":2.5,"right":30.125,"bottom":40.0625,"roll":-0.1},"params":{"emotion":"fear",
+"ref_scale":3.5,"emo_scale":6.25,"crop":true,"inference_steps":25,"duration":4.5,"fps":24,"seed":4294967295,
+"dynamic_scale":1.1,"min_resolution":768,"expand_ratio":0.6},"given":["emotion","seed"],"warnings":["Two faces."],
+"request_id":"8c1e","idempotency":{"key":"order 4711","print":"e1"}},"maker":{"name":"preview","version":"3",
+"checkpoint":"d1"},"warnings":["Two faces.","schön: 很好"],"estimate_seconds":10.5,"created_at":1700000000.25,
+"updated_at":1700000009.75,"accepted_position":7,"status":"COMPLETED","stage":"encoding","progress":1.0,
+"message":"The video is ready.","attempt":2,"cancelled":true,"deleted":true,"remaining_seconds":0.25,
+"started_at":1700000001.5,"completed_at":1700000009.75,"expires_at":1700086409.75,"error_code":"cancelled",
+"result":{"name":"5f0c-2.mp4","sha256":"f1","size":1005}}"""
+TASK_1 = Task(
+    id="5f0c1a7e94d24e0f8a3b6c2d1e0f9a8b",
+    position=12,
+    key="c1",
+    submission=Submission(
+        image="a1",
+        audio="b1",
+        seconds=4.5,
+        size=(640, 800),
+        face=FaceBox(left=1.25, top=2.5, right=30.125, bottom=40.0625, roll=-0.1),
+        params=SynthesisParams(
+            emotion=Emotion.FEAR,
+            ref_scale=3.5,
+            emo_scale=6.25,
+            crop=True,
+            inference_steps=25,
+            duration=4.5,
+            fps=24,
+            seed=2**32 - 1,
+            dynamic_scale=1.1,
+            min_resolution=768,
+            expand_ratio=0.6,
+        ),
+        given=("emotion", "seed"),
+        warnings=("Two faces.",),
+        request_id="8c1e",
+        idempotency=Idempotency(key="order 4711", print="e1"),
+    ),
+    maker=Maker(name="preview", version="3", checkpoint="d1"),
+    warnings=("Two faces.", "schön: 很好"),
+    estimate_seconds=10.5,
+    created_at=1700000000.25,
+    updated_at=1700000009.75,
+    accepted_position=7,
+    status=TaskStatus.COMPLETED,
+    stage=Stage.ENCODING,
+    progress=1.0,
+    message="The video is ready.",
+    attempt=2,
+    cancelled=True,
+    deleted=True,
+    remaining_seconds=0.25,
+    started_at=1700000001.5,
+    completed_at=1700000009.75,
+    expires_at=1700086409.75,
+    error_code=TaskErrorCode.CANCELLED,
+    result=Result(name="5f0c-2.mp4", sha256="f1", size=1005),
+)
+
+
+def schema_1(directory: Path) -> None:
+    with closing(sqlite3.connect(directory / FILE_NAME)) as connection, connection:
+        connection.executescript(TABLES_1)
+        connection.execute("INSERT INTO tasks VALUES (?, ?)", (TASK_1.id, RECORD_1))
+
+
+def test_a_journal_of_schema_1_is_read(tmp_path: Path) -> None:
+    schema_1(tmp_path)
+    with journal(tmp_path) as opened:
+        assert opened.damage is None
+        assert opened.begun == 1700000000.5
+        assert opened.load() == ([TASK_1], {"0123": 1700000001.5})
+
+
+def test_a_service_of_before_passes_over_a_field_that_it_does_not_know(tmp_path: Path) -> None:
+    schema_1(tmp_path)
+    change(tmp_path, "UPDATE tasks SET record = '{\"new\": 1,' || substr(record, 2)")
+    assert written(tmp_path)[0] == [TASK_1]
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan")])
+def test_numbers_that_are_none_cost_no_task(tmp_path: Path, number: float) -> None:
+    with journal(tmp_path) as opened:
+        opened.add(pending(estimate_seconds=number))
+        assert "estimate_seconds" in json.loads(on_disk(tmp_path)[pending().id], parse_constant=pytest.fail)
+    (task,) = written(tmp_path)[0]
+    assert repr(task.estimate_seconds) == repr(number)  # nan is not equal to itself
 
 
 # -- one at a time -----------------------------------------------------------------------------------------------------
@@ -380,6 +497,37 @@ def test_the_name_of_a_file_that_is_set_aside_has_the_time_in_utc(
     assert abs(datetime.now(UTC) - named) < timedelta(hours=1)
 
 
+def test_what_an_unfinished_replacement_left_is_removed(tmp_path: Path) -> None:
+    write(tmp_path, [pending()])
+    for suffix in (".new", ".new-journal", ".new-wal"):
+        (tmp_path / f"{FILE_NAME}{suffix}").write_bytes(b"half a journal")
+    assert written(tmp_path)[0] == [pending()]
+    assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
+
+
+def test_a_damaged_file_stays_in_its_place_when_no_other_can_be_written(tmp_path: Path) -> None:
+    write(tmp_path, [pending(number) for number in (1, 2, 3)])
+    change(tmp_path, f"UPDATE tasks SET record = '{{}}' WHERE id = '{pending(2).id}'")
+    for _ in range(2):
+        with broken_disk(), pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
+            Journal(tmp_path)
+    with journal(tmp_path) as opened:
+        assert opened.damage is not None
+        assert opened.load()[0] == [pending(1), pending(3)]
+    assert len({path.name.removesuffix("-wal") for path in asides(tmp_path)}) == 1
+    assert not list(tmp_path.glob("*.new*"))
+
+
+def test_another_damage_is_set_aside_too(tmp_path: Path) -> None:
+    write(tmp_path, [pending(1), pending(2)])
+    for number in (1, 2):
+        change(tmp_path, f"UPDATE tasks SET record = '{{}}' WHERE id = '{pending(number).id}'")
+        with journal(tmp_path) as opened:
+            assert opened.damage is not None
+        assert len(asides(tmp_path)) == number
+    assert written(tmp_path)[0] == []
+
+
 def test_what_the_system_refuses_is_no_damage(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).mkdir()
     with pytest.raises(OSError, match="the journal cannot be used") as refused:
@@ -482,6 +630,89 @@ def test_what_was_late_is_written_once(tmp_path: Path) -> None:
         opened.remove(pending(1).id, None)
         opened.flush(NOW)
     assert written(tmp_path)[0] == []
+
+
+# -- a broken disk -----------------------------------------------------------------------------------------------------
+
+
+def test_a_journal_that_cannot_be_written_says_so_until_it_can(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with journal(tmp_path) as opened:
+        opened.add(pending(1))
+        assert opened.failing is None
+        with broken_disk():
+            with pytest.raises(JournalWriteError, match="disk I/O error") as refused:
+                opened.add(pending(2))
+            opened.save(processing(1))
+            opened.flush(NOW)
+            failing = opened.failing
+        assert (refused.value.errno, refused.value.filename) == (errno.EIO, str(tmp_path / FILE_NAME))
+        assert failing == (
+            "The journal of the tasks cannot be written (disk I/O error). Until it can be, new tasks are refused, "
+            "and what becomes of the others is kept in memory."
+        )
+        opened.flush(NOW)
+        assert opened.failing is None
+        opened.flush(NOW)
+    assert caplog.record_tuples == [
+        (LOGGER, logging.ERROR, "The journal could not be written; it will be tried again"),
+        (LOGGER, logging.INFO, "The journal can be written again"),
+    ]
+    assert written(tmp_path)[0] == [processing(1)]
+
+
+def test_a_journal_that_refused_a_new_task_is_tried_in_earnest(tmp_path: Path) -> None:
+    """Nothing is late, and nobody has to be forgotten: even so the disk is asked."""
+    with journal(tmp_path) as opened:
+        with broken_disk():
+            with pytest.raises(JournalWriteError):
+                opened.add(pending(1))
+            opened.flush(NOW)
+            assert opened.failing is not None
+        opened.flush(NOW)
+        assert opened.failing is None
+
+
+def test_a_full_disk_is_said_as_well(tmp_path: Path) -> None:
+    with journal(tmp_path) as opened:
+        fill_disk(opened)
+        opened.save(large(1))
+        assert opened.failing is not None
+        assert "(database or disk is full)" in opened.failing
+        empty_disk(opened)
+        opened.save(pending(2))
+        assert opened.failing is None
+
+
+def test_of_what_is_late_only_the_newest_is_kept(tmp_path: Path) -> None:
+    with journal(tmp_path) as opened:
+        with broken_disk():
+            for number in range(50):
+                opened.save(processing(1, attempt=number))
+                opened.save(processing(2, attempt=number))
+                opened.remove(completed(3).id, NOW + number)
+                opened.flush(NOW)
+            opened.remove(processing(2).id, None)
+        statements: list[str] = []
+        opened._connection.set_trace_callback(statements.append)
+        opened.flush(NOW)
+    verbs = [statement.split()[0] for statement in statements]
+    assert verbs == ["BEGIN", "INSERT", "DELETE", "DELETE", "INSERT", "DELETE", "PRAGMA", "COMMIT"]
+    assert written(tmp_path) == ([processing(1, attempt=49)], {completed(3).id: NOW + 49})
+
+
+def test_what_is_late_can_be_written_without_another_change(tmp_path: Path) -> None:
+    with journal(tmp_path) as opened:
+        with broken_disk():
+            opened.save(pending(1))
+            opened.write_late()
+        assert on_disk(tmp_path) == {}
+        opened.write_late()
+        assert on_disk(tmp_path).keys() == {pending(1).id}
+    opened.write_late()  # of a journal that is closed nothing is late
+    assert opened.failing is None
 
 
 def test_a_journal_that_is_closed_takes_nothing_more(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
