@@ -8,16 +8,18 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from api.journal import Journal
 from engines.dice_talk.checkpoints import REQUIRED_FILES
 from media import video
 from tests.http.conftest import png
-from tests.process import EXAMPLES, ROOT, START, environment, finish, free_port, server, start
+from tests.process import EXAMPLES, ROOT, START, environment, finish, free_port, server, serving, start
 from tests.server import wait_for
 
 
@@ -91,6 +93,52 @@ def test_what_outlives_its_grace_is_interrupted(tmp_path: Path) -> None:
         assert process.wait(30) == 0
     assert f"Task {task['task_id']} was interrupted, and waits to run again" in (tmp_path / "api.log").read_text()
     assert list((tmp_path / "outputs").iterdir()) == []
+
+
+BLOCKED_LAUNCHER = """
+import sys, threading
+import api.task_manager
+from api.server import main
+from api.service import Service
+from engines.base import GpuFailedError
+from tests.scripted_engine import ScriptedEngine
+
+
+class Engine(ScriptedEngine):
+    def synthesize(self, job, report, cancelled):
+        if job.params.seed == 1:
+            raise GpuFailedError("The GPU is gone.")
+        threading.Event().wait()
+
+
+def drain(service, drained=Service.drain):
+    service.journal._connection.execute("PRAGMA query_only = ON")
+    stopped = drained(service)
+    service.journal._connection.execute("PRAGMA query_only = OFF")
+    return stopped
+
+
+Service.drain = drain
+api.task_manager._STOP_SECONDS = 0
+sys.exit(main(sys.argv[1:], Engine(), last_polls=0))
+"""
+
+
+@pytest.mark.parametrize("code", [1, 8])
+def test_what_is_late_is_written_though_a_worker_is_left_behind(tmp_path: Path, code: int) -> None:
+    """The disk cannot be written while the service stops, and can again when the process leaves."""
+    variables = environment(tmp_path, TASKS__MAX_WORKERS=2, TASKS__SHUTDOWN_GRACE=0)
+    with serving(("-c", BLOCKED_LAUNCHER), variables) as (process, client):
+        task = start(client, seed=7)
+        wait_for(lambda: client.get(task["status_url"]).json()["status"] == "PROCESSING")
+        if code == 1:
+            process.send_signal(signal.SIGTERM)
+        else:
+            start(client, seed=1)
+        assert process.wait(30) == code
+    with closing(Journal(tmp_path / "data")) as journal:
+        (left,) = (left for left in journal.load()[0] if left.id == task["task_id"])
+    assert (left.status, left.attempt) == ("PENDING", 1)
 
 
 def test_dice_talk_without_its_checkpoints_says_what_is_missing(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from api.server import create_app
 from api.service import Service
 from engines.base import NoFaceError
-from tests.http.conftest import Client, check_error, png
+from tests.http.conftest import Client, assert_no_secrets, check_error, png
 from tests.scripted_engine import ScriptedEngine
 from tests.server import make_settings, running, wait_for
 
@@ -281,6 +281,28 @@ def test_a_damaged_journal_is_told(tmp_path: Path) -> None:
     kept = [path for path in (tmp_path / "data").iterdir() if path.name.startswith("tasks.sqlite3.damaged")]
     assert kept[0].name in health["reason"]
     assert kept[0].read_bytes() == b"garbage" * 1000
+
+
+def test_a_journal_that_cannot_be_written_is_told_and_takes_no_new_tasks(client: Client) -> None:
+    connection = client.run.service.journal._connection
+    client.engine.hold()
+    runs, waits = started(client, seed=1), started(client, seed=2)
+    connection.execute("PRAGMA query_only = ON")
+    refusal = check_error(client.start(seed=3), 503, "journal_failed")
+    assert refusal["error"] == "The service cannot write its journal of the tasks, so it takes no new ones."
+    assert client.http.post(f"{TASKS}/{waits}/cancel").json()["error_code"] == "cancelled"
+    check_error(client.http.post(f"{TASKS}/{waits}/retry"), 503, "journal_failed")
+    client.engine.go_on()
+    assert ended(client, runs)["status"] == "COMPLETED"
+    health = client.http.get("/api/health").json()
+    assert (health["status"], health["state"]) == ("unhealthy", "ready")
+    assert "cannot be written (attempt to write a readonly database)" in health["reason"]
+    assert_no_secrets(health["reason"])
+    connection.execute("PRAGMA query_only = OFF")
+    client.run.service.tasks.sweep()
+    health = client.http.get("/api/health").json()
+    assert (health["status"], health["reason"]) == ("healthy", None)
+    assert client.start(seed=3).status_code == 202
 
 
 def test_services_in_one_process_share_nothing(tmp_path: Path) -> None:
