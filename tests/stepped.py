@@ -33,8 +33,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Killed(BaseException):
-    """The process is no more: nothing of this thread runs on, its handlers of exceptions neither."""
+class KilledError(Exception):
+    """The process is no more."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,7 @@ class Fail:
 
 @dataclass(frozen=True)
 class Die:
-    """Stop as when the process is killed, perhaps when the video has just been made."""
-
-    written: bool = False
+    """Break off, as the process is no more."""
 
 
 Command = Ask | AskOn | Tell | Finish | Fail | Die
@@ -83,7 +81,7 @@ class Worker(threading.Thread):
     def __init__(self, attempt: Attempt, work: Callable[[], object]) -> None:
         super().__init__(daemon=True)
         self.attempt = attempt
-        self.begun = self.ended = False
+        self.begun = self.ended = self._killed = False
         self._work = work
         self._commands: SimpleQueue[Command] = SimpleQueue()
         self._stands = threading.Semaphore(0)
@@ -91,8 +89,9 @@ class Worker(threading.Thread):
     def run(self) -> None:
         try:
             self._work()
-        except Killed:
-            pass
+        except Exception:
+            if not self._killed:
+                raise
         finally:
             self.ended = True
             self._stands.release()
@@ -107,6 +106,12 @@ class Worker(threading.Thread):
         """Let the engine make a step, and return when it stands again or all has ended."""
         self._commands.put(command)
         self._wait()
+
+    def kill(self) -> None:
+        """Let the thread come to its end, whatever its manager makes of that."""
+        self._killed = True
+        self.go(Die())
+        assert self.ended
 
     def stand(self) -> Command:
         """What the engine calls: wait for the next step."""
@@ -172,9 +177,8 @@ class SteppedEngine:
     def synthesize(self, job: SynthesisJob, report: Report, cancelled: Cancelled) -> None:
         while True:
             command = _stand()
-            if isinstance(command, Finish) or (isinstance(command, Die) and command.written):
-                job.output.write_bytes(repr(job).encode())
             if isinstance(command, Finish):
+                job.output.write_bytes(repr(job).encode())
                 return
             _obey(command)
             if isinstance(command, Tell):
@@ -201,7 +205,7 @@ def _obey(command: Command) -> None:
     if isinstance(command, Fail):
         raise command.error
     if isinstance(command, Die):
-        raise Killed
+        raise KilledError
 
 
 def _stop_if(cancelled: bool) -> None:

@@ -149,10 +149,10 @@ class Model:
             del self.tasks[task_id]
 
     def sweep(self) -> None:
-        self.gone = {task_id: until for task_id, until in self.gone.items() if self.now < until}
         for task in [task for task in self.tasks.values() if task.expired(self.now)]:
             del self.tasks[task.id]
             self.gone[task.id] = (task.expires_at or 0.0) + self.retention
+        self.gone = {task_id: until for task_id, until in self.gone.items() if self.now < until}
 
     # -- what workers do -------------------------------------------------------------------------------------------
 
@@ -192,12 +192,15 @@ class Model:
             self._dispatch()
 
     def watch(self) -> None:
-        """Whoever has not been heard of for too long is given up."""
-        for job in list(self.running.values()):
-            if self.now - job.told > self.stall:
-                self._finish(job, TaskErrorCode.STALLED)
-                job.stop = job.stop or TaskErrorCode.STALLED
-                job.left_behind = True
+        """Whoever has not been heard of for too long is given up; when those are too many, the service ends."""
+        silent = [job for job in self.running.values() if self.now - job.told > self.stall]
+        for job in silent:
+            job.stop = job.stop or TaskErrorCode.STALLED
+            self._finish(job, TaskErrorCode.STALLED)
+            job.left_behind = True
+        if silent and sum(job.left_behind for job in self.jobs) > self.workers:
+            self.interrupt()
+            self.refusal = self.refusal or "gpu_failed"
         self._dispatch()
 
     # -- the life of the process -----------------------------------------------------------------------------------

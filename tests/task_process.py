@@ -18,7 +18,7 @@ from api.tasks import Idempotency, Submission, Task, TaskReport
 from engines.base import FaceBox
 from tests.records import HOUR, PARAMS
 from tests.scripted_engine import noise_picture
-from tests.stepped import Command, Die, SteppedEngine, SteppedExecutor, Worker
+from tests.stepped import Command, SteppedEngine, SteppedExecutor, Worker
 from tests.task_model import Asked, Model, speech_seconds
 
 FACELESS = "c" * 64  # to version 2 of the engine
@@ -78,8 +78,11 @@ class WatchedHub(EventHub):
         super().__init__()
         self._witness = witness
         self.forgotten: set[str] = set()
+        self.dead = False
 
     def publish(self, report: TaskReport) -> None:
+        if self.dead:
+            return
         super().publish(report)
         self._witness.see(report.task)
         if report.task.id in self.forgotten:
@@ -100,6 +103,7 @@ class Process:
         self.uploads = FileStore(directory / "uploads")
         self.outputs = FileStore(directory / "outputs")
         self.journal = Journal(directory / "data")
+        self.hub = WatchedHub(witness)
         self.manager = TaskManager(
             self._engine,
             TaskSettings(
@@ -113,7 +117,7 @@ class Process:
             self.uploads,
             self.outputs,
             self.journal,
-            events=WatchedHub(witness),
+            events=self.hub,
             now=lambda: model.now,
             monotonic=lambda: model.now,
             new_id=lambda: next(ids),
@@ -150,14 +154,23 @@ class Process:
             part.write_bytes(content(name))
             self.uploads.adopt(part, name)
 
-    def close(self) -> None:
-        """What the end of the process does."""
-        for worker in self.live():
-            worker.go(Die())
-            assert worker.ended
+    def die(self, *, written: bool = False) -> None:
+        """End the process as the system does, perhaps just as the workers had made their videos.
+
+        A thread cannot be killed: what its manager does when its engine breaks off must not reach anybody.
+        """
+        outputs = self.outputs.directory
+        limbo = self.directory / "limbo"
+        limbo.mkdir(exist_ok=True)
+        self.hub.dead = True
         self.journal.close()
-        self.uploads.close()
-        self.outputs.close()
+        for store in (self.uploads, self.outputs):
+            store.close()
+            store.directory = limbo
+        for worker in self.live():
+            worker.kill()
+            if written:
+                (outputs / worker.attempt.output).write_bytes(b"video")
 
 
 def content(name: str, made: dict[str, bytes] = {}) -> bytes:  # noqa: B006  made once

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -136,11 +137,12 @@ class Track:
 
     def ended(self, task_id: str) -> Task:
         wait_for(lambda: self.manager.get(task_id).task.ended, pause=0.0005)
-        self.manager.counts()  # waits for what goes with its end
+        self.manager.watch()  # waits for the lock, and so for what goes with its end
         return self.manager.get(task_id).task
 
     def idle(self) -> None:
         wait_for(lambda: self.manager.counts() == (0, 0), pause=0.0005)
+        self.manager.watch()  # waits for the lock, and so for what goes with their ends
 
     def files(self) -> tuple[int, int]:
         """How many uploads and videos there are."""
@@ -273,3 +275,16 @@ def test_retry_against_delete(track: Track) -> None:
                 assert track.ended(again).status is TaskStatus.COMPLETED
                 assert track.files() == (2, 1)
                 track.manager.delete(again)
+
+
+def test_a_task_deleted_just_as_it_is_tried_again(track: Track, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, hold = failed(track), track.uploads.hold
+
+    def hold_too_late(name: str) -> None:
+        with suppress(ApiError):  # the second file: there is no such task any more
+            track.manager.delete(first)
+        hold(name)
+
+    monkeypatch.setattr(track.uploads, "hold", hold_too_late)
+    with pytest.raises(ApiError, match="no such task"):
+        track.manager.retry(first)

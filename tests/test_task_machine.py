@@ -33,7 +33,7 @@ from engines.base import GpuFailedError, GpuOutOfMemoryError, NoFaceError, Stage
 from media.errors import EncoderError
 from tests.records import HOUR
 from tests.server import wait_for
-from tests.stepped import Ask, AskOn, Command, Die, Fail, Finish, SteppedEngine, Tell, Worker
+from tests.stepped import Ask, AskOn, Command, Fail, Finish, SteppedEngine, Tell, Worker
 from tests.task_checks import KEYS, check, code_of, names, status_of
 from tests.task_model import Asked, Model, ModelJob, speech_seconds
 from tests.task_process import FACELESS, PICTURES, Process, Witness, submission_of
@@ -263,9 +263,7 @@ class TaskMachine(RuleBasedStateMachine):
             self._shut_down(0, ends)
         elif how == "hanging":
             self._leave()
-        for worker in self.process.live():
-            worker.go(Die(written=how == "killed with a video"))
-        self.process.close()
+        self.process.die(written=how == "killed with a video")
         self.witness.see_end_of_process()
         self.model.restart()
         self._open()
@@ -327,7 +325,7 @@ class TaskMachine(RuleBasedStateMachine):
                     self.process.go(worker, Finish())
             assert names(self.process.uploads) == names(self.process.outputs) == set()
             assert self.manager.counts() == (0, 0)
-            self.process.close()
+            self.process.die()
         finally:
             self._left.close()
 
@@ -362,7 +360,7 @@ def test_ten_thousand_steps_of_it() -> None:
     assert TaskMachine.steps - before >= 10_000
 
 
-# -- what it has found once --------------------------------------------------------------------------------------------
+# -- what it has found once, or would seldom find ---------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -389,3 +387,15 @@ def test_an_engine_that_comes_back_takes_no_other_ones_video_for_its_own(machine
     for version in "21":  # the second task has waited for both
         machine.end_process("killed", [AskOn()], next_version=version)
         machine.all_is_as_it_should_be()
+
+
+def test_a_task_is_gone_for_just_as_long_as_it_was_kept(machine: TaskMachine) -> None:
+    machine.start(workers=1, max_attempts=1)
+    machine.submit([(EXAMPLE, None)])
+    machine.finish(0)
+    (task_id,) = machine.model.known
+    machine.time_passes(24.0, "sweep")
+    assert status_of(lambda: machine.manager.get(task_id)) == 410
+    machine.time_passes(24.0, "")
+    assert status_of(lambda: machine.manager.get(task_id)) == 404
+    machine.all_is_as_it_should_be()
