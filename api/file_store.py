@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from api.directories import Claim
@@ -55,7 +55,11 @@ class FileStore:
             else:
                 source.replace(path)
             self._holders[name] += 1
-        self.sync()
+        try:
+            self.sync()
+        except OSError:
+            self.release(name)
+            raise
         return path
 
     def hold(self, name: str) -> None:
@@ -103,9 +107,9 @@ class FileStore:
 
     def _remove(self, ours: Callable[[Path], bool]) -> None:
         for path in self.directory.iterdir():
-            with self._lock:
+            with self._lock, suppress(FileNotFoundError):  # its own holder may be quicker
                 if path.name not in self._holders and ours(path):
-                    path.unlink(missing_ok=True)
+                    path.unlink()
 
 
 def _made(path: Path) -> float:

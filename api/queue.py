@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from api.eta import SpeedMeter
 from api.models import TaskStatus
@@ -15,7 +14,8 @@ from api.worker import Attempt
 class TaskQueue:
     """Waiting tasks by id, first come first served, and running attempts by the key of their task.
 
-    Whoever changes it must hold one lock. `report` needs that lock for tasks that wait, and none for others.
+    Whoever changes it must hold one lock. Asking needs none, so that nobody waits for a disk to get an answer: what
+    is asked for is copied first, and tasks that go meanwhile are left out.
     """
 
     def __init__(self, registry: TaskRegistry, speed: SpeedMeter, workers: int, now: Callable[[], float]) -> None:
@@ -39,30 +39,41 @@ class TaskQueue:
 
     def report(self, task: Task) -> TaskReport:
         """The task with its place and its time."""
-        if task.ended:
-            return TaskReport(task, None, None)
-        if task.status is TaskStatus.PROCESSING:
-            return TaskReport(task, None, self._remaining(task))
-        ahead = list(itertools.takewhile(lambda task_id: task_id != task.id, self.waiting))
-        runner = self.running.get(task.key)
-        if runner is not None:  # an equal task's video will be this one's too
-            return TaskReport(task, len(ahead) + 1, self._remaining(self._registry.get(runner.task_id)))
-        return TaskReport(task, len(ahead) + 1, self._until_begun(ahead) + self._remaining(task))
+        if task.status is not TaskStatus.PENDING:
+            return TaskReport(task, None, None if task.ended else self._remaining(task))
+        ids = list(self.waiting)
+        ahead = ids[: ids.index(task.id)] if task.id in ids else []  # otherwise it is just being begun
+        return self._of_waiting(task, len(ahead) + 1, self._running_times(), sum(self._times(ahead)))
+
+    def waiting_reports(self) -> Iterator[TaskReport]:
+        """All tasks that wait, first come first; in one pass, since there may be many."""
+        running, ahead = self._running_times(), 0.0
+        for place, task in enumerate(self._known(list(self.waiting)), 1):
+            yield self._of_waiting(task, place, running, ahead)
+            ahead += self._remaining(task)
 
     def next_free(self) -> float:
         """Expected seconds until a running task ends."""
-        return min(self._times(attempt.task_id for attempt in self.running.values()), default=1.0)
+        return min(self._running_times(), default=1.0)
 
-    def _until_begun(self, ahead: list[str]) -> float:
-        """Expected seconds until a task can begin that has these before it in the queue."""
-        running = self._times(attempt.task_id for attempt in self.running.values())
-        waiting = sum(self._times(ahead))
+    def _of_waiting(self, task: Task, place: int, running: list[float], ahead: float) -> TaskReport:
+        runner = self.running.get(task.key)
+        equal = None if runner is None else self._registry.find_any(runner.task_id)
+        if equal is not None:  # its video will be this one's too
+            return TaskReport(task, place, self._remaining(equal))
+        begun = (sum(running) + ahead) / self._workers
         if self.one_at_a_time:  # one that takes its turn later knows of those before it
-            return max(running, default=0.0) + waiting
-        return (sum(running) + waiting) / self._workers
+            begun = max(running, default=0.0) + ahead
+        return TaskReport(task, place, begun + self._remaining(task))
+
+    def _running_times(self) -> list[float]:
+        return self._times([attempt.task_id for attempt in list(self.running.values())])
 
     def _times(self, task_ids: Iterable[str]) -> list[float]:
-        return [self._remaining(self._registry.get(task_id)) for task_id in task_ids]
+        return [self._remaining(task) for task in self._known(task_ids)]
+
+    def _known(self, task_ids: Iterable[str]) -> Iterator[Task]:
+        return filter(None, map(self._registry.find_any, task_ids))
 
     def _remaining(self, task: Task) -> float:
         now = self._now()

@@ -16,7 +16,7 @@ logger = logging.getLogger("api.task_manager")
 class TaskRegistry:
     """Tasks with the files they hold, the videos that equal ones share, and who expired.
 
-    Whoever changes it must hold one lock; `find` and `newest` need none, since records never change.
+    Whoever changes it must hold one lock. Asking needs none, since records never change.
     """
 
     def __init__(self, journal: Journal, uploads: FileStore, outputs: FileStore) -> None:
@@ -91,12 +91,30 @@ class TaskRegistry:
         """As `update`, for what the next service need not know."""
         self._tasks[task.id] = task
 
-    def forget(self, task: Task, gone_until: float | None = None) -> None:
-        """Let go of a task and its files; with a time, it is answered with 410 until then."""
-        self._journal.remove(task.id, gone_until)
+    def forget(self, task: Task) -> None:
+        """Let go of a task and its files."""
+        self._journal.remove(task.id, None)
+        self._let_go(task)
+
+    def expired(self, now: float) -> list[Task]:
+        """The tasks whose time is over."""
+        return [task for task in list(self._tasks.values()) if task.expires_at is not None and task.expires_at <= now]
+
+    def expire(self, tasks: Iterable[tuple[Task, float]]) -> None:
+        """Let go of tasks and their files; each is answered with 410 until its time."""
+        tasks = [(task, until) for task, until in tasks if self._tasks.get(task.id) is task]
+        self._journal.remove_all((task.id, until) for task, until in tasks)
+        for task, until in tasks:
+            self._gone[task.id] = until
+            self._let_go(task)
+
+    def tidy(self, now: float) -> None:
+        """Forget whom nobody has to remember, and write to the journal what is late."""
+        self._gone = {task_id: until for task_id, until in self._gone.items() if now < until}
+        self._journal.flush(now)
+
+    def _let_go(self, task: Task) -> None:
         del self._tasks[task.id]
-        if gone_until is not None:
-            self._gone[task.id] = gone_until
         request = task.submission.idempotency
         if request is not None and self._requests.get(request.key) == task.id:
             del self._requests[request.key]
@@ -105,12 +123,6 @@ class TaskRegistry:
         if task.result is not None:
             self._outputs.release(task.result.name)
             self._drop_result(task.key, task.result)
-
-    def sweep(self, now: float) -> list[Task]:
-        """Forget whom nobody has to remember; gives the tasks that have expired."""
-        self._gone = {task_id: until for task_id, until in self._gone.items() if now < until}
-        self._journal.flush(now)
-        return [task for task in self._tasks.values() if task.expires_at is not None and task.expires_at <= now]
 
     def missing_uploads(self, task: Task) -> Collection[str]:
         """Those of its files that somebody has removed from the disk."""

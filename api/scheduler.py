@@ -17,8 +17,8 @@ from api.queue import TaskQueue
 from api.registry import TaskRegistry
 from api.settings import TaskSettings
 from api.tasks import Maker, Result, Task, TaskReport, warnings
-from api.worker import Attempt, Failure, explain
-from engines.base import Engine, Stage, SynthesisJob, TooLargeError
+from api.worker import Attempt, Failure, explain, job_of
+from engines.base import Engine, Stage
 from media import image
 
 logger = logging.getLogger("api.task_manager")
@@ -81,15 +81,15 @@ class Scheduler:
         self.queue.one_at_a_time = engine.one_at_a_time
         for task_id in list(self.queue.waiting):
             task = self._registry.get(task_id)
-            key = task.submission.key(engine)
-            if task.key == key:
-                continue
-            try:
-                estimate = engine.estimate(task.submission.params, task.submission.seconds, task.submission.size)
-            except TooLargeError as error:
+            submission = task.submission
+            try:  # even where the engine is the same: it may have another device now
+                estimate = engine.estimate(submission.params, submission.seconds, submission.size)
+            except Exception as error:
                 self.fail(task, explain(error, task_id))
-            else:
-                self._registry.update(replace(task, key=key, estimate_seconds=estimate.seconds))
+                continue
+            measured = replace(task, key=submission.key(engine), estimate_seconds=estimate.seconds)
+            if measured != task:
+                self._registry.update(measured)
         self.dispatch()
 
     def cancel(self, task: Task) -> None:
@@ -98,8 +98,9 @@ class Scheduler:
             self.fail(task, _CANCELLED)
             self.publish_queue()
         elif task.status is TaskStatus.PROCESSING and not task.cancelled:
+            attempt = self.queue.running[task.key]
             self._update(replace(task, cancelled=True))
-            self.queue.running[task.key].stop(_CANCELLED)
+            attempt.stop(_CANCELLED)
             logger.info("Task %s is to be cancelled", task.id)
 
     def restore(self, task: Task) -> None:
@@ -119,7 +120,8 @@ class Scheduler:
     def give_up_silent(self) -> None:
         """Fail tasks whose engine has not been heard of for `stall_seconds`, and give their place to others.
 
-        Where an engine works on one task at a time, none of the others could run: then the GPU counts as failed.
+        Where an engine works on one task at a time, none of the others could run; and where many have fallen silent,
+        their threads are too many. Then the GPU counts as failed: the service ends, to be started again.
         """
         limit = self._settings.stall_seconds
         silent = [attempt for attempt in self.queue.running.values() if attempt.silent_seconds() > limit]
@@ -129,7 +131,7 @@ class Scheduler:
         for attempt in silent:
             attempt.stop(failure)
             self._give_up(attempt, failure)
-        if self.queue.one_at_a_time:
+        if self.queue.one_at_a_time or len(self._left_behind) > self._settings.max_workers:
             self._lose_gpu("The engine does not answer any more.")
         else:  # threads cannot be ended: these are left behind
             self._executor.shutdown(wait=False)
@@ -159,7 +161,7 @@ class Scheduler:
     def _lose_gpu(self, failure: str) -> None:
         if self.gpu_failure is not None:
             return  # another task has met it before
-        logger.error("The GPU failed, so no task can run any more: %s", failure)
+        logger.error("No task can run any more: %s", failure)
         self.gpu_failure = failure
         self.close("gpu_failed", failure)
         self.interrupt()
@@ -226,9 +228,9 @@ class Scheduler:
 
     def publish_queue(self) -> None:
         """Tell those who look at a waiting task its place in the queue."""
-        for task_id in self.queue.waiting:
-            if self._events.listened(task_id):
-                self.publish(self._registry.get(task_id))
+        for report in self.queue.waiting_reports():
+            if self._events.listened(report.task.id):
+                self._events.publish(report)
 
     # -- the workers -----------------------------------------------------------------------------------------------
 
@@ -240,12 +242,18 @@ class Scheduler:
         except Exception as error:
             outcome: Result | Failure = explain(error, attempt.task_id)
         else:
-            outcome = attempt.run(engine, self._job(task, attempt), self._progress)
+            outcome = attempt.run(
+                engine, job_of(task, self._uploads, self._outputs.path(attempt.output)), self._progress
+            )
         with self.changed:
-            self._finish(attempt, outcome)
-            self._left_behind.discard(attempt)
-            self.dispatch()
-            self.changed.notify_all()
+            try:
+                self._finish(attempt, outcome)
+            except Exception as error:  # a task must not stay PROCESSING, whatever went wrong
+                self.fail(self._registry.get(attempt.task_id), explain(error, attempt.task_id))
+            finally:
+                self._left_behind.discard(attempt)
+                self.dispatch()
+                self.changed.notify_all()
 
     def _inspected(self, engine: Engine, attempt: Attempt) -> Task:
         """The task; where another engine has accepted it, as this one sees it. Raises NoFaceError."""
@@ -258,16 +266,6 @@ class Scheduler:
             submission = replace(task.submission, face=portrait.face, warnings=portrait.warnings)
             task = _taken_over(replace(task, submission=submission), engine)
             return task if task.ended else self._update(task)
-
-    def _job(self, task: Task, attempt: Attempt) -> SynthesisJob:
-        return SynthesisJob(
-            image=self._uploads.path(task.submission.image),
-            audio=self._uploads.path(task.submission.audio),
-            output=self._outputs.path(attempt.output),
-            seconds=task.submission.seconds,
-            face=task.submission.face,
-            params=task.submission.params,
-        )
 
     def _progress(
         self, attempt: Attempt, stage: Stage, progress: float, message: str, remaining: float | None, /

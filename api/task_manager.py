@@ -26,6 +26,7 @@ from engines.base import Engine
 logger = logging.getLogger("api.task_manager")
 
 _STOP_SECONDS = 10.0  # for an interrupted job to notice
+_SWEPT_AT_ONCE = 100  # tasks
 _CLOSED_RETRY_SECONDS = 30.0  # until another service may have taken this one's place
 
 
@@ -86,12 +87,16 @@ class TaskManager:
         """What happened to the GPU; None while it works."""
         return self._scheduler.gpu_failure
 
-    # -- what routes call ------------------------------------------------------------------------------------------
+    # -- what routes call; who only asks takes no lock, as the event loop must not wait for a disk -------------------
 
     def check_open(self) -> None:
         """Raise UnavailableError when a submission would be refused now: 503 draining or gpu_failed, 429 queue_full."""
-        with self._lock:
-            self._check_open()
+        if self._scheduler.refusal is not None:
+            raise UnavailableError(*self._scheduler.refusal, _CLOSED_RETRY_SECONDS)
+        waiting = len(self._queue.waiting)
+        if waiting >= self._settings.max_queue:
+            error = f"The queue is full: {waiting} tasks are waiting."
+            raise UnavailableError("queue_full", error, self._queue.next_free(), status=429)
 
     def submit(self, submission: Submission) -> TaskReport:
         """Accept a task; its two uploads must be held for it.
@@ -150,38 +155,31 @@ class TaskManager:
 
     def get(self, task_id: str) -> TaskReport:
         """The present state of a task. Raises ApiError 404, or 410 when it has expired."""
-        task = self._get(task_id)
-        if task.status is not TaskStatus.PENDING:  # the rest needs no lock, and does not wait for the journal
-            return self._queue.report(task)
-        with self._lock:
-            return self._queue.report(self._get(task_id))
+        return self._queue.report(self._get(task_id))
 
     def newest(self, status: TaskStatus | None, limit: int, after: str | None) -> tuple[list[TaskReport], bool]:
         """Up to `limit` tasks, the newest first, those older than `after`; and whether there are more.
 
         Raises ApiError 404 when there is no task `after`, 410 when it has expired.
         """
-        with self._lock:
-            now = self._now()
-            last = self._get(after).position if after is not None else float("inf")
-            found = (
-                task
-                for task in self._registry.newest()
-                if task.position < last and status in (None, task.status) and not _expired(task, now)
-            )
-            page = list(itertools.islice(found, limit + 1))
-            return [self._queue.report(task) for task in page[:limit]], len(page) > limit
+        now = self._now()
+        last = self._get(after).position if after is not None else float("inf")
+        found = (
+            task
+            for task in self._registry.newest()
+            if task.position < last and status in (None, task.status) and not _expired(task, now)
+        )
+        page = list(itertools.islice(found, limit + 1))
+        return [self._queue.report(task) for task in page[:limit]], len(page) > limit
 
     def of_request(self, idempotency_key: str) -> Task | None:
         """The task that a request with this Idempotency-Key made, as long as there is one."""
-        with self._lock:
-            task = self._registry.of_request(idempotency_key)
-            return None if task is None or _expired(task, self._now()) else task
+        task = self._registry.of_request(idempotency_key)
+        return None if task is None or _expired(task, self._now()) else task
 
     def counts(self) -> tuple[int, int]:
         """How many tasks run, and how many wait."""
-        with self._lock:
-            return len(self._queue.running), len(self._queue.waiting)
+        return len(self._queue.running), len(self._queue.waiting)
 
     # -- what the service's life calls -----------------------------------------------------------------------------
 
@@ -191,12 +189,17 @@ class TaskManager:
             self._scheduler.resume()
 
     def sweep(self) -> None:
-        """Forget what has expired, the files with the tasks."""
-        with self._lock:
-            for task in self._registry.sweep(self._now()):
-                self._registry.forget(task, (task.expires_at or self._now()) + self._retention)
+        """Forget what has expired, the files with the tasks; some at a time, so that others get the lock between."""
+        expired = self._registry.expired(self._now())
+        for start in range(0, len(expired), _SWEPT_AT_ONCE):
+            some = expired[start : start + _SWEPT_AT_ONCE]
+            with self._lock:
+                self._registry.expire((task, (task.expires_at or self._now()) + self._retention) for task in some)
+            for task in some:
                 self._events.forget(task.id)
                 logger.info("Task %s expired", task.id)
+        with self._lock:
+            self._registry.tidy(self._now())
         self._uploads.remove_leftovers(self._retention)
         self._outputs.remove_leftovers(self._retention)
 
@@ -219,7 +222,7 @@ class TaskManager:
         self._scheduler.end_workers(wait=stopped)
         return stopped
 
-    # -- all of these need the lock, but for _get and _accept --------------------------------------------------------
+    # ----------------------------------------------------------------------------------------------------------------
 
     def _get(self, task_id: str) -> Task:
         now = self._now()
@@ -234,21 +237,12 @@ class TaskManager:
         raise ApiError(404, "task_not_found", "There is no such task.", "Check the task_id; deleted tasks are "
                        "forgotten, and so are those that expired long ago.")  # fmt: skip
 
-    def _check_open(self) -> None:
-        if self._scheduler.refusal is not None:
-            raise UnavailableError(*self._scheduler.refusal, _CLOSED_RETRY_SECONDS)
-        if len(self._queue.waiting) >= self._settings.max_queue:
-            raise UnavailableError(
-                "queue_full", f"The queue is full: {len(self._queue.waiting)} tasks are waiting.",
-                self._queue.next_free(), status=429,
-            )  # fmt: skip
-
     def _accept(self, submission: Submission, maker: Maker) -> TaskReport:
         engine = self._engine()
         estimate = engine.estimate(submission.params, submission.seconds, submission.size)
         key = submission.key(engine)
         with self._lock:
-            self._check_open()
+            self.check_open()
             if self._registry.result(key) is None:  # a video that is there takes no time
                 expected = self._scheduler.speed.total(estimate.seconds)
                 check_time(expected, self._settings.timeout_seconds, engine.ignored_fields)

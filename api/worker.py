@@ -13,8 +13,9 @@ from typing import Protocol
 
 from api.errors import is_disk_full
 from api.eta import WorkClock
+from api.file_store import FileStore
 from api.models import TaskErrorCode
-from api.tasks import Result
+from api.tasks import Result, Task
 from engines.base import Engine, EngineError, JobCancelledError, Report, Stage, SynthesisJob
 from media.errors import MediaError
 
@@ -66,7 +67,7 @@ class Attempt:
             return _result(job.output)
         except JobCancelledError:
             failure = self._stopped or Failure(TaskErrorCode.INTERNAL, "The engine stopped without being asked to.")
-        except Exception as error:
+        except BaseException as error:  # SystemExit too: it would take the worker with it, and leave the task
             failure = explain(error, self.task_id)
         with suppress(OSError):  # there is none, or the sweep will try again
             job.output.unlink()
@@ -96,10 +97,23 @@ class Attempt:
         return report
 
 
-def explain(error: Exception, task_id: str) -> Failure:
+def job_of(task: Task, uploads: FileStore, output: Path) -> SynthesisJob:
+    """What the engine is given."""
+    return SynthesisJob(
+        image=uploads.path(task.submission.image),
+        audio=uploads.path(task.submission.audio),
+        output=output,
+        seconds=task.submission.seconds,
+        face=task.submission.face,
+        params=task.submission.params,
+    )
+
+
+def explain(error: BaseException, task_id: str) -> Failure:
     """Code and sentence for what an engine raised."""
     if isinstance(error, (EngineError, MediaError)) and error.code in list(TaskErrorCode):
-        return Failure(TaskErrorCode(error.code), str(error))
+        sentence = str(error).encode("utf-8", "replace").decode()  # whatever it quotes, it has to be written as JSON
+        return Failure(TaskErrorCode(error.code), sentence)
     if isinstance(error, OSError) and is_disk_full(error):
         return Failure(TaskErrorCode.STORAGE_FULL, "The service ran out of room for the video.")
     logger.error("Task %s broke the engine", task_id, exc_info=error)

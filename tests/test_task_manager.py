@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +18,11 @@ from api.journal import Journal
 from api.models import TaskStatus
 from api.settings import TaskSettings
 from api.task_manager import TaskManager
-from api.tasks import Submission, TaskReport
+from api.tasks import Submission, Task, TaskReport
 from engines.base import (
     Cancelled,
     Emotion,
+    Estimate,
     FaceBox,
     GpuFailedError,
     GpuOutOfMemoryError,
@@ -524,6 +525,18 @@ def test_a_worker_that_says_nothing_loses_its_task_and_its_place(tmp_path: Path)
     assert len(list(world.outputs.directory.iterdir())) == 1  # nobody wants its video any more
 
 
+def test_too_many_silent_workers_end_the_service(tmp_path: Path) -> None:
+    world = World(tmp_path, stall_seconds=100)
+    world.engine = engine = Silent()
+    for rest in (False, True):  # one worker left behind is replaced, the second is one too many
+        world.submit(0)
+        world.engine.wait_begun()
+        world.now += 101
+        world.manager.watch()
+        assert world.manager.gpu_failed.is_set() == rest
+    engine.let_go.set()
+
+
 def test_where_tasks_take_turns_a_silent_one_ends_the_service(tmp_path: Path) -> None:
     world = World(tmp_path, stall_seconds=100)
     world.engine = engine = Silent()
@@ -599,6 +612,101 @@ def refuses(world: World) -> bool:
     except UnavailableError:
         return True
     return False
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(NoFaceError("No face in \ud800."), "no_face"), (SystemExit(3), "internal"), (KeyboardInterrupt(), "internal")],
+)
+def test_whatever_an_engine_raises_ends_the_task_and_leaves_its_place(
+    world: World, error: BaseException, code: str
+) -> None:
+    class Odd(ScriptedEngine):
+        def synthesize(self, job: SynthesisJob, report: Report, cancelled: Cancelled) -> None:
+            if job.params.seed == 0:
+                raise error
+            super().synthesize(job, report, cancelled)
+
+    world.engine = Odd()
+    odd, behind = world.submit(0), world.submit(1)
+    world.finish(odd, behind)
+    assert world.get(odd).task.error_code == code
+    assert world.status(behind) == ["COMPLETED"]
+
+
+def test_a_task_that_cannot_be_estimated_any_more_does_not_stop_the_start(tmp_path: Path) -> None:
+    world = World(tmp_path, resume=False)
+    broken, large, fits = world.submit(1), world.submit(2), world.submit(3)
+    assert world.manager.shutdown(0)
+    world = world.next()
+
+    class Smaller(ScriptedEngine):
+        """The same engine with less memory, and a mistake."""
+
+        def estimate(self, params: SynthesisParams, seconds: float, size: tuple[int, int]) -> Estimate:
+            if params.seed == 1:
+                raise ZeroDivisionError
+            if params.seed == 2:
+                raise TooLargeError("It does not fit.")
+            return Estimate(33.0, 1)
+
+    world.engine = Smaller()
+    world.engine.hold()
+    world.manager.resume()
+    assert [world.get(task_id).task.error_code for task_id in (broken, large)] == ["internal", "too_large"]
+    assert world.get(fits).eta_seconds == pytest.approx(33)
+    world.engine.go_on()
+    world.finish(fits)
+    world.manager.shutdown(1)
+
+
+def test_nobody_who_asks_waits_for_the_disk(tmp_path: Path) -> None:
+    """While the journal writes, which may take long, questions are answered on the event loop."""
+    world = World(tmp_path, max_queue=2)
+    world.engine.hold()
+    running, waiting = world.submit(1), world.submit(2)
+    world.engine.wait_begun()
+    writing, written = threading.Event(), threading.Event()
+    save = world.journal.save
+
+    def slow(task: Task) -> None:
+        writing.set()
+        assert written.wait(10)
+        save(task)
+
+    world.journal.save = slow  # type: ignore[method-assign]
+    cancelling = threading.Thread(target=world.manager.cancel, args=(running,))
+    cancelling.start()
+    assert writing.wait(10)
+    assert world.status(running, waiting) == ["PROCESSING", "PENDING"]
+    assert world.get(waiting).queue_position == 1
+    world.manager.check_open()
+    assert world.manager.counts() == (1, 1)
+    assert len(world.manager.newest(None, 10, None)[0]) == 2
+    assert world.manager.of_request("none") is None
+    written.set()
+    cancelling.join(10)
+    world.engine.go_on()
+    world.finish(running, waiting)
+    world.manager.shutdown(1)
+
+
+def test_the_sweep_lets_others_in_between(world: World) -> None:
+    ids = [world.submit(1) for _ in range(250)]  # all but one share a video
+    world.finish(*ids)
+    world.now += 25 * HOUR
+    portions: list[int] = []
+    remove_all = world.journal.remove_all
+
+    def counted(rows: Iterable[tuple[str, float | None]]) -> None:
+        rows = list(rows)
+        portions.append(len(rows))
+        remove_all(rows)
+
+    world.journal.remove_all = counted  # type: ignore[method-assign]
+    world.manager.sweep()
+    assert portions == [100, 100, 50]
+    assert list(world.uploads.directory.iterdir()) == list(world.outputs.directory.iterdir()) == []
 
 
 def test_a_failed_task_keeps_no_video(world: World) -> None:
