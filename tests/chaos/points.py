@@ -14,7 +14,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from api import journal_file, submission, uploads
+from api import journal_file, journal_repair, submission, uploads
 from api.file_store import FileStore
 from api.journal import Journal
 from api.models import TaskErrorCode, TaskStatus
@@ -91,9 +91,7 @@ POINTS = {
     # the journal
     "in the middle of a transaction": Point(journal_file, "COMMIT", most=20),
     # what the service does by itself
-    "expired in the journal, its files still there": Point(
-        Journal, "remove", only=lambda _, task_id, gone_until: gone_until is not None, most=2
-    ),
+    "expired in the journal, its files still there": Point(TaskRegistry, "_let_go", after=False, most=2),
     "a stopping service lets a task wait again": Point(
         Journal, "save", only=_saved(lambda task: task.status is TaskStatus.PENDING and task.attempt > 0)
     ),
@@ -105,6 +103,16 @@ POINTS = {
     "the start has removed leftovers": Point(FileStore, "remove_leftovers", most=2),
     "the engine is loaded, nothing begun": Point(TaskManager, "resume", after=False),
     "the start has begun a task": Point(Scheduler, "_begin", unfinished=True),
+}
+REPLACING = {  # a damaged journal
+    "damaged, nothing done": Point(journal_repair, "_set_aside", after=False),
+    "a copy that has not got its name": Point(journal_repair, "_sync", after=False, only=lambda path: path.is_file()),
+    "its log is copied": Point(journal_repair, "_copy", only=lambda source, *_: source.name.endswith("-wal")),
+    "all of it is copied": Point(journal_repair, "_set_aside"),
+    "in the middle of the new journal": Point(journal_file, "create"),
+    "the new journal is written": Point(journal_repair, "_write"),
+    "the log of the damaged one is removed": Point(journal_repair, "_remove_logs"),
+    "the new journal is in its place": Point(journal_repair, "_swap"),
 }
 EXPIRING = "expired in the journal, its files still there"
 STOPPING = [name for name in POINTS if name.startswith("a stopping service")]
@@ -128,7 +136,7 @@ class Trap:
 
     def install(self) -> None:
         """Wrap the functions."""
-        for name, point in POINTS.items():
+        for name, point in (POINTS | REPLACING).items():
             if point.function == "COMMIT":
                 self._watch_transactions(name)
             else:
