@@ -33,6 +33,8 @@ TESTS = {
 COPIED = ("api", "engines", "media", "tests", "config", "examples")
 _LOADED = "It is set before anything reads it."
 _NO_ID = "No task has such an id."
+_BEGUN = "Every transaction is begun explicitly."
+_APART = "It only keeps the row apart from the task's own."
 # Why nobody can notice a change, by the line that it makes.
 EQUIVALENT = {
     "self._gone: dict[str, float] = None  # id of an expired task → until when it is answered with 410": _LOADED,
@@ -41,8 +43,12 @@ EQUIVALENT = {
     "return self.find(self._requests.get(idempotency_key, None))": _NO_ID,
     "return self.find(self._requests.get(idempotency_key, ))": _NO_ID,
     'return self.find(self._requests.get(idempotency_key, "XXXX"))': _NO_ID,
-    'logger.error("%s (%s)", damage, textwrap.shorten(str(reason), 201))': "One letter more of a line in the log.",
-    "connection = sqlite3.connect(path, check_same_thread=False)": "Every transaction is begun explicitly.",
+    'logger.error("%s (%s)", damage, textwrap.shorten(str(reason), 201))  # afterwards, the next start would see '
+    "nothing": "One letter more of a line in the log.",
+    "with closing(sqlite3.connect(path, )) as connection:": _BEGUN,
+    'changes["XXgoneXX", task_id] = (journal_file.GONE, (task_id, gone_until))': _APART,
+    'changes["GONE", task_id] = (journal_file.GONE, (task_id, gone_until))': _APART,
+    "connection = sqlite3.connect(path, check_same_thread=False)": _BEGUN,
     'sha256 = hashlib.file_digest(file, "SHA256").hexdigest()': "hashlib knows both names.",
 }
 

@@ -621,6 +621,24 @@ def test_what_is_late_is_written_when_the_journal_is_closed_if_there_is_room(tmp
         assert written(tmp_path)[0] == ([large(1)] if room else [])
 
 
+def test_of_late_changes_of_one_task_the_newest_counts(tmp_path: Path) -> None:
+    with journal(tmp_path) as opened:
+        fill_disk(opened)
+        opened.save(large(1))
+        opened.remove(pending(1).id, None)
+        opened.save(replace(large(1), attempt=2))
+        empty_disk(opened)
+    assert written(tmp_path)[0] == [replace(large(1), attempt=2)]
+
+
+def test_a_flush_that_has_nothing_to_do_writes_nothing(tmp_path: Path) -> None:
+    with journal(tmp_path) as opened:
+        opened.add(pending(1))
+        before = (tmp_path / f"{FILE_NAME}-wal").read_bytes()
+        opened.flush(NOW)
+        assert (tmp_path / f"{FILE_NAME}-wal").read_bytes() == before
+
+
 def test_what_was_late_is_written_once(tmp_path: Path) -> None:
     with journal(tmp_path) as opened:
         fill_disk(opened)
