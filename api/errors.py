@@ -156,10 +156,19 @@ def _internal() -> ApiError:
 
 
 def _wrong_parameters(error: RequestValidationError) -> ApiError:
-    errors = []
-    for problem in error.errors():
-        extra = problem["type"] == "extra_forbidden"
-        errors.append(FieldError(field=str(problem["loc"][-1]), message="is unknown" if extra else problem["msg"]))
+    return wrong_parameters(
+        [
+            FieldError(
+                field=str(problem["loc"][-1]),
+                message="is unknown" if problem["type"] == "extra_forbidden" else problem["msg"],
+            )
+            for problem in error.errors()
+        ]
+    )
+
+
+def wrong_parameters(errors: Sequence[FieldError]) -> ApiError:
+    """The error for a query with parameters that are unknown, repeated or out of range."""
     detail = "; ".join(f"{problem.field}: {problem.message}" for problem in errors)
     return ApiError(422, "validation_error", "The address has wrong parameters.", f"{detail}.", errors=errors)
 

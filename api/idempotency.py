@@ -16,8 +16,8 @@ from api.errors import ApiError
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotent-Replayed"
 _LIMIT = 255  # characters
-# A string as in RFC 9651, or, as most clients send it, the same without its quotes.
-_QUOTED = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])+)"')
+# A string as in RFC 9651, whose parameters mean nothing here; or, as most clients send it, a word without quotes.
+_QUOTED = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])+)"(?:;[ -~]*)?')
 _BARE = re.compile(r"[!#-~]+")
 
 
@@ -26,7 +26,7 @@ def key_of(headers: Headers) -> str | None:
     values = headers.getlist(HEADER)
     if not values:
         return None
-    value = values[0].strip()
+    value = values[0].strip(" \t")
     quoted = _QUOTED.fullmatch(value)
     key = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else value if _BARE.fullmatch(value) else ""
     if len(values) > 1 or not 1 <= len(key) <= _LIMIT:

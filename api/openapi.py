@@ -25,7 +25,7 @@ _IDEMPOTENCY_KEY = {
     "first request (`Idempotent-Replayed: true`) and starts nothing; with others 422 `idempotency_key_reused`; while "
     "the first request is still being received 409 `idempotency_key_in_use`. A key is known as long as its task, also "
     "after a restart; a request that was refused leaves its key free.",
-    "schema": {"type": "string", "pattern": r'^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-~]{1,255})$'},
+    "schema": {"type": "string", "pattern": r'^("([ !#-\[\]-~]|\\["\\]){1,255}"(;[ -~]*)?|[!#-~]{1,255})$'},
 }
 
 _ERRORS = {

@@ -80,9 +80,13 @@ class Service:
         if self.state is ServiceState.SETUP_FAILED:
             raise UnavailableError("setup_failed", self.loader.reason or "The engine cannot start.", RETRY_SECONDS)
         self.tasks.check_open()
-        shortage = self._short_of_room()
-        if shortage is not None:
-            raise UnavailableError("storage_full", shortage, STORAGE_RETRY_SECONDS)
+        self._check_room()
+
+    def check_disk(self) -> None:
+        """Raise UnavailableError when the disk takes no tasks: no room, or the journal could not be written."""
+        self._check_room()
+        if self.journal.failing is not None:
+            raise UnavailableError("journal_failed", self.journal.failing, STORAGE_RETRY_SECONDS)
 
     async def engine_ready(self) -> None:
         """Wait until the engine is loaded. Raises UnavailableError."""
@@ -150,6 +154,11 @@ class Service:
             with used_as(f"files.{key}"):
                 store.remove_parts()
                 store.remove_leftovers(retention, self.journal.begun)
+
+    def _check_room(self) -> None:
+        shortage = self._short_of_room()
+        if shortage is not None:
+            raise UnavailableError("storage_full", shortage, STORAGE_RETRY_SECONDS)
 
     def _short_of_room(self) -> str | None:
         """A sentence when a disk has less room than `files.min_free_mb`."""

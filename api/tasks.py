@@ -136,7 +136,7 @@ class Task:
         """PROCESSING → PENDING: the service ended before the task did, and the next one runs it again."""
         return self._step(
             TaskStatus.PROCESSING, now, status=TaskStatus.PENDING, stage=Stage.QUEUED, progress=0.0, started_at=None,
-            remaining_seconds=None, message="Waiting to run again: the service was stopped before the video was ready.",
+            remaining_seconds=None, message="Waiting to run again.",
         )  # fmt: skip
 
     def _step(self, expected: TaskStatus, now: float, **changes: Any) -> Task:

@@ -22,7 +22,8 @@ def task_view(report: TaskReport) -> TaskView:
     task = report.task
     message = task.message
     if report.queue_position is not None:
-        message = f"Waiting, number {report.queue_position} in the queue."
+        waiting = "Waiting to run again" if task.attempt else "Waiting"  # the service was stopped meanwhile
+        message = f"{waiting}, number {report.queue_position} in the queue."
     elif task.cancelled and not task.ended:
         message = "Being cancelled."
     return TaskView(

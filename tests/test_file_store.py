@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from pathlib import Path
 
 import pytest
 
+from api.directories import Claim
 from api.file_store import FileStore
 
 NAME = "a" * 64
@@ -67,6 +69,30 @@ def test_a_file_that_cannot_be_removed_is_tried_again(tmp_path: Path, monkeypatc
     assert path.exists()
     store.remove_leftovers(0)
     assert not path.exists()
+
+
+def test_what_cannot_be_made_sure_of_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FileStore(tmp_path)
+
+    def refuse(self: Claim) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Claim, "sync", refuse)
+    with pytest.raises(OSError, match="Input/output"):
+        store.adopt(make(tmp_path / "new"), NAME)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_goes_while_leftovers_are_looked_for_is_no_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FileStore(tmp_path)
+    going, orphan = (make(tmp_path / (letter * 64)) for letter in "ab")
+    listing = [going, orphan]
+    monkeypatch.setattr(Path, "iterdir", lambda _: iter(listing))
+    going.unlink()
+    store.remove_leftovers(0)
+    assert not orphan.exists()
 
 
 def test_a_directory_belongs_to_one_service(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ ALLOWED: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("PROCESSING", "waiting_again"): {
         "status": TaskStatus.PENDING, "stage": Stage.QUEUED, "progress": 0.0, "started_at": None,
-        "message": "Waiting to run again: the service was stopped before the video was ready.",
+        "message": "Waiting to run again.",
     },
 }  # fmt: skip
 

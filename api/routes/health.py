@@ -31,8 +31,9 @@ async def live(service: Annotated[Service, Depends(service_of)]) -> Probe:
 @router.head("/ready", include_in_schema=False)
 @router.get("/ready", summary="Does it take jobs?", responses=error_responses(500, 503))
 async def ready(service: Annotated[Service, Depends(service_of)]) -> Probe:
-    """200 when jobs are taken, 503 otherwise."""
+    """200 when jobs are taken, 503 otherwise. With a full queue it is ready: that empties by itself."""
     state = service.state
     if state is not ServiceState.READY:
         raise UnavailableError(state, service.reason or "The service takes no jobs now.", RETRY_SECONDS)
+    service.check_disk()
     return Probe(state=state)

@@ -104,7 +104,9 @@ class _HeldFile(FileResponse):
         self._store, self._name = store, name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._store.held(self._name):
+        with self._store.held(self._name) as path:
+            if not path.exists():  # deleted a moment ago
+                raise _gone()
             await super().__call__(scope, receive, send)
 
 
@@ -124,5 +126,9 @@ def _video(service: Service, task_id: str, request: Request) -> Response:
     try:
         found = service.outputs.path(task.result.name).stat()
     except FileNotFoundError:
-        raise ApiError(410, "task_expired", "The video has been removed from the service's disk.") from None
+        raise _gone() from None
     return _HeldFile(service.outputs, task.result.name, found, {"ETag": etag})
+
+
+def _gone() -> ApiError:
+    return ApiError(410, "task_expired", "The video has been removed from the service's disk.")

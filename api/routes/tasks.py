@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.convertors import StringConvertor, register_url_convertor
 
+from api.errors import FieldError, wrong_parameters
 from api.models import Manifest, TaskAccepted, TaskList, TaskQuery, TaskView
 from api.openapi import accepted_response, error_responses
 from api.routes.synthesis import PREFIX, accepted
@@ -32,8 +34,14 @@ router = APIRouter(prefix=PREFIX, tags=["synthesis"])
     response_description="A page of them.",
     responses=error_responses(404, 410, 422, 500),
 )
-async def tasks(query: Annotated[TaskQuery, Query()], service: Annotated[Service, Depends(service_of)]) -> TaskList:
+async def tasks(
+    request: Request, query: Annotated[TaskQuery, Query()], service: Annotated[Service, Depends(service_of)]
+) -> TaskList:
     """A page at a time; deleted tasks and those that expired are not among them."""
+    given = Counter(name for name, _ in request.query_params.multi_items())
+    repeated = [FieldError(field=name, message="is given more than once") for name, times in given.items() if times > 1]
+    if repeated:
+        raise wrong_parameters(repeated)
     page, more = await to_thread.run_sync(service.tasks.newest, query.status, query.limit, query.after)
     data = [task_view(report) for report in page]
     first, last = (data[0].task_id, data[-1].task_id) if data else (None, None)
@@ -77,9 +85,10 @@ async def retry(
     response_description="It is forgotten.",
     responses=error_responses(404, 410, 500),
 )
-async def delete(task_id: str, service: Annotated[Service, Depends(service_of)]) -> None:
+async def delete(task_id: str, service: Annotated[Service, Depends(service_of)]) -> Response:
     """Cancelled if need be, then gone, its files with it. Downloads that have begun come to their end."""
     await to_thread.run_sync(service.tasks.delete, task_id)
+    return Response(status_code=204)
 
 
 @router.head("/{task_id}/manifest", include_in_schema=False)

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from api.file_store import FileStore
 from api.server import create_app
 from api.service import Service
 from engines.base import NoFaceError
@@ -88,7 +89,7 @@ def test_tasks_of_one_status(client: Client) -> None:
 
 @pytest.mark.parametrize(
     ("query", "field"), [("limit=0", "limit"), ("limit=101", "limit"), ("limit=x", "limit"), ("status=DONE", "status"),
-                         ("colour=red", "colour")],
+                         ("colour=red", "colour"), ("limit=1&limit=2", "limit")],
 )  # fmt: skip
 def test_a_list_that_cannot_be(shared: Client, query: str, field: str) -> None:
     body = check_error(shared.http.get(f"{TASKS}?{query}"), 422, "validation_error")
@@ -143,6 +144,7 @@ def test_a_deleted_task_is_gone_with_its_files(client: Client) -> None:
     assert files(client) == (2, 1)
     answer = client.http.delete(f"{TASKS}/{first}")
     assert (answer.status_code, answer.content) == (204, b"")
+    assert "content-type" not in answer.headers
     assert client.http.get(f"{TASKS}/{equal}/download").status_code == 200  # the files of another
     assert client.http.delete(f"{TASKS}/{equal}").status_code == 204
     assert files(client) == (0, 0)
@@ -181,6 +183,21 @@ def test_a_download_that_has_begun_comes_to_its_end(client: Client, tmp_path: Pa
             received += chunk
     assert received == large
     wait_for(lambda: files(client) == (0, 0))
+
+
+def test_a_video_that_goes_just_before_it_is_sent_is_gone(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    task_id = started(client)
+    ended(client, task_id)
+    hold = FileStore.hold
+
+    def late(store: FileStore, name: str) -> None:
+        client.run.service.tasks.delete(task_id)
+        hold(store, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FileStore, "hold", late)
+        check_error(client.http.get(f"{TASKS}/{task_id}/download"), 410, "task_expired")
+    assert files(client) == (0, 0)
 
 
 def test_a_failed_task_is_tried_again(client: Client) -> None:
@@ -260,12 +277,16 @@ def test_all_of_it_after_a_restart(tmp_path: Path, wav: bytes) -> None:
         before = {task_id: status(client, task_id) for task_id in (failed, done)}
         manifest = client.http.get(f"{TASKS}/{done}/manifest").json()
     engine.go_on()
-    with running(settings, engine) as run:
+    engine.loading.clear()
+    with running(settings, engine, wait_loaded=False) as run:
         client = Client(run, engine, wav)
         assert {task_id: status(client, task_id) for task_id in (failed, done)} == before
         assert client.http.get(f"{TASKS}/{done}/manifest").json() == manifest
         assert client.http.get(f"{TASKS}/{done}/download").headers["etag"] == f'"{manifest["output"]["sha256"]}"'
         check_error(client.http.get(f"{TASKS}/{deleted}/status"), 404, "task_not_found")
+        assert status(client, waits)["message"] == "Waiting, number 2 in the queue."
+        assert status(client, interrupted)["message"] == "Waiting to run again, number 1 in the queue."
+        engine.loading.set()
         assert [ended(client, task_id)["attempt"] for task_id in (interrupted, waits)] == [2, 1]
         assert [task["task_id"] for task in page(client)["data"]] == [waits, interrupted, done, failed]
         assert client.http.post(f"{TASKS}/{failed}/retry").status_code == 202
