@@ -399,3 +399,31 @@ def test_a_task_is_gone_for_just_as_long_as_it_was_kept(machine: TaskMachine) ->
     machine.time_passes(24.0, "")
     assert status_of(lambda: machine.manager.get(task_id)) == 404
     machine.all_is_as_it_should_be()
+
+
+def test_a_report_is_a_sign_of_life(machine: TaskMachine) -> None:
+    machine.start(workers=1, max_attempts=1)
+    machine.submit([(EXAMPLE, None)])
+    for _ in range(3):
+        machine.time_passes(0.1, "watch")
+        machine.work(0, Stage.RENDERING, 0.3)
+    machine.all_is_as_it_should_be()
+    machine.finish(0)
+    machine.all_is_as_it_should_be()
+
+
+def test_a_key_stays_with_the_newer_task_when_an_older_one_goes(machine: TaskMachine) -> None:
+    machine.start(workers=2, max_attempts=1)
+    machine.submit([(EXAMPLE, KEYS[0])])
+    machine.delete(0)
+    machine.submit([(replace(EXAMPLE, seed=2), KEYS[0])])
+    machine.finish(0)  # only now the first one goes
+    machine.all_is_as_it_should_be()
+
+
+def test_a_lost_gpu_is_told_while_the_service_ends(machine: TaskMachine) -> None:
+    machine.start(workers=1, max_attempts=1)
+    machine.submit([(EXAMPLE, None)])
+    machine.fail(0, TaskErrorCode.GPU_FAILED)
+    machine.end_process("gracefully", [Finish()], next_version="1")
+    machine.all_is_as_it_should_be()
