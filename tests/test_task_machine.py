@@ -427,3 +427,21 @@ def test_a_lost_gpu_is_told_while_the_service_ends(machine: TaskMachine) -> None
     machine.fail(0, TaskErrorCode.GPU_FAILED)
     machine.end_process("gracefully", [Finish()], next_version="1")
     machine.all_is_as_it_should_be()
+
+
+def test_what_is_interrupted_first_has_not_timed_out(machine: TaskMachine) -> None:
+    machine.start(workers=2, max_attempts=2)
+    machine.submit([(EXAMPLE, None), (replace(EXAMPLE, seed=2), None)])
+    machine.fail(0, TaskErrorCode.GPU_FAILED)
+    machine.time_passes(1.1, "")
+    machine.work(0, None, 0.0)
+    machine.all_is_as_it_should_be()
+
+
+def test_time_in_which_another_has_its_turn_does_not_count(machine: TaskMachine) -> None:
+    machine.start(workers=1, max_attempts=1)
+    machine.submit([(EXAMPLE, None)])
+    machine.work(0, Stage.QUEUED, 0.0)
+    machine.time_passes(1.1, "")
+    machine.work(0, None, 0.0)
+    machine.all_is_as_it_should_be()
