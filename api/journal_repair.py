@@ -76,6 +76,7 @@ def _salvage(path: Path) -> tuple[list[Task], dict[str, float]]:
     tasks: dict[str, Task] = {}
     gone: dict[str, float] = {}
     with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # so SQLite makes no file of its own beside it
         connection.execute("PRAGMA writable_schema = ON")  # read on, though the file is shorter than it says
         for statement in _SALVAGE:
             with suppress(sqlite3.Error):

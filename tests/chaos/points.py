@@ -16,7 +16,7 @@ from typing import Any
 
 from api import journal_file, journal_repair, submission, uploads
 from api.file_store import FileStore
-from api.journal import Journal
+from api.journal import FILE_NAME, Journal
 from api.models import TaskErrorCode, TaskStatus
 from api.registry import TaskRegistry
 from api.routes import synthesis
@@ -87,7 +87,9 @@ POINTS = {
     "deleted in the journal, its files still there": Point(
         Journal, "remove", only=lambda _, task_id, gone_until: gone_until is None, most=3
     ),
-    "between the removals of a task's files": Point(FileStore, "release", most=6),
+    "between the removals of a task's files": Point(
+        FileStore, "release", after=False, only=lambda _, name: name.endswith(".mp4"), most=2
+    ),
     # the journal
     "in the middle of a transaction": Point(journal_file, "COMMIT", most=20),
     # what the service does by itself
@@ -107,7 +109,7 @@ POINTS = {
 REPLACING = {  # a damaged journal
     "damaged, nothing done": Point(journal_repair, "_set_aside", after=False),
     "a copy that has not got its name": Point(journal_repair, "_sync", after=False, only=lambda path: path.is_file()),
-    "its log is copied": Point(journal_repair, "_copy", only=lambda source, *_: source.name.endswith("-wal")),
+    "its log is copied": Point(journal_repair, "_copy", after=False, only=lambda path, *_: path.name == FILE_NAME),
     "all of it is copied": Point(journal_repair, "_set_aside"),
     "in the middle of the new journal": Point(journal_file, "create"),
     "the new journal is written": Point(journal_repair, "_write"),

@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 
-from api.journal import FILE_NAME
+from api.journal import FILE_NAME, Journal
+from api.tasks import Task
 from tests.chaos.ledger import LIST, Ledger, Request
+from tests.chaos.points import REPLACING
 from tests.chaos.server import Server, serving
 from tests.process import answers
+from tests.records import completed
 from tests.scripted_engine import ScriptedEngine
 from tests.server import Running, make_settings, running, wait_for
 
@@ -111,6 +114,48 @@ def test_a_damaged_journal_is_set_aside_and_said_and_the_rest_of_it_used(
         assert run.client.get("/api/health").json()["reason"] is None
         assert uploads <= names(tmp_path / "uploads"), "a lost task's upload has not outlived the second start"
         assert outputs <= names(tmp_path / "outputs"), "a lost task's video has not outlived the second start"
+
+
+def one_more_record(data: Path) -> list[Task]:
+    """One that makes no sense, and costs no other."""
+    with closing(sqlite3.connect(data / FILE_NAME)) as connection, connection:
+        connection.execute("INSERT INTO tasks VALUES ('', '{}')")
+    return [completed(number) for number in range(TASKS)]
+
+
+def nothing_left(data: Path) -> list[Task]:
+    """The log of a killed service is there, with one changed page, but no file that it belongs to."""
+    with closing(Journal(data)) as journal:
+        journal.save(completed(1, attempt=2))
+        log = (data / f"{FILE_NAME}-wal").read_bytes()
+    (data / FILE_NAME).write_bytes(b"garbage" * 1000)
+    (data / f"{FILE_NAME}-wal").write_bytes(log)
+    return []
+
+
+@pytest.mark.parametrize("damage", [one_more_record, nothing_left])
+@pytest.mark.parametrize("point", REPLACING)
+def test_a_service_that_is_killed_while_it_replaces_a_damaged_journal_loses_nothing(
+    tmp_path: Path, point: str, damage: Callable[[Path], list[Task]]
+) -> None:
+    data = tmp_path / "data"
+    with closing(Journal(data)) as journal:
+        for number in range(TASKS):
+            journal.save(completed(number))
+    tasks = damage(data)
+    before = {name: (data / name).read_bytes() for name in names(data)}
+    in_place = point == list(REPLACING)[-1]
+    for _ in range(1 if in_place else 2):
+        with closing(Server(tmp_path, point=point)) as server:
+            assert server.wait_killed() == point
+    with closing(Journal(data)) as journal:
+        assert journal.load()[0] == tasks
+        assert (journal.damage is None) == in_place
+        said = journal.damage or (tmp_path / "api.log").read_text()
+    aside = next(path.name for path in data.glob(f"{FILE_NAME}.damaged-*Z"))
+    assert f"It is kept as {aside}. Tasks that could be read from it: {len(tasks)}." in said
+    kept = {name.replace(FILE_NAME, aside): content for name, content in before.items()}
+    assert {path.name: path.read_bytes() for path in data.iterdir() if path.name != FILE_NAME} == kept
 
 
 def is_there(run: Running, request: Request) -> bool:
