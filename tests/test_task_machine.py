@@ -445,3 +445,13 @@ def test_time_in_which_another_has_its_turn_does_not_count(machine: TaskMachine)
     machine.time_passes(1.1, "")
     machine.work(0, None, 0.0)
     machine.all_is_as_it_should_be()
+
+
+def test_a_video_is_shared_as_long_as_one_task_has_it(machine: TaskMachine) -> None:
+    machine.start(workers=1, max_attempts=1)
+    machine.submit([(EXAMPLE, None)])
+    machine.finish(0)
+    machine.submit([(EXAMPLE, None)])
+    machine.delete(1)
+    machine.submit([(EXAMPLE, None)])
+    machine.all_is_as_it_should_be()
