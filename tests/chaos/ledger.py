@@ -143,7 +143,7 @@ class Ledger:
         return self._told(request, self.call("GET", request.status_url))
 
     def finish(self, request: Request) -> dict[str, Any]:
-        """Poll until the task has ended."""
+        """Poll until the task has ended; what the video must be from then on is in its manifest."""
         seen: list[dict[str, Any]] = []
 
         def ended() -> bool:
@@ -151,6 +151,9 @@ class Ledger:
             return seen[-1]["status"] in ENDED
 
         wait_for(ended, 60)
+        if seen[-1]["status"] == "COMPLETED" and request.etag is None:
+            manifest = self.call("GET", f"{LIST}/{request.id}/manifest").json()
+            request.etag = f'"{manifest["output"]["sha256"]}"'
         return seen[-1]
 
     def download(self, request: Request) -> bytes:

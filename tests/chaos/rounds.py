@@ -46,7 +46,6 @@ class Chain:
             self._let_expire(occurrence)
         else:
             self.ledger.finish(before)
-            self.ledger.download(before)
             self._server.hold(True)
             self._server.arm(*((_BEFORE_START, 1) if point in STARTING else (point, occurrence)))
             work(self.ledger, before, chance)
