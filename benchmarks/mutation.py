@@ -49,6 +49,9 @@ EQUIVALENT = {
     'changes["XXgoneXX", task_id] = (journal_file.GONE, (task_id, gone_until))': _APART,
     'changes["GONE", task_id] = (journal_file.GONE, (task_id, gone_until))': _APART,
     "connection = sqlite3.connect(path, check_same_thread=False)": _BEGUN,
+    'sentence = str(error).encode("UTF-8", "replace").decode()  # whatever it quotes, it has to be written as JSON': (
+        "Python knows both names."
+    ),
     'sha256 = hashlib.file_digest(file, "SHA256").hexdigest()': "hashlib knows both names.",
 }
 

@@ -6,14 +6,17 @@ import errno
 import hashlib
 import logging
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from api.file_store import FileStore
 from api.models import TaskErrorCode
 from api.tasks import Result
-from api.worker import Attempt, Failure, explain
+from api.worker import Attempt, Failure, explain, job_of
 from engines.base import (
     Cancelled,
     FaceBox,
@@ -28,7 +31,7 @@ from engines.base import (
     TooLargeError,
 )
 from media.errors import EncoderError, InvalidAudioError, InvalidImageError, UnsupportedMediaError
-from tests.records import PARAMS
+from tests.records import PARAMS, pending
 from tests.scripted_engine import ScriptedEngine
 
 Work = Callable[[SynthesisJob, Report, Cancelled], None]
@@ -219,6 +222,23 @@ def test_what_engines_and_files_say_is_told(
     assert explain(error, "1") == Failure(TaskErrorCode(code), str(error))
     assert world.run(work) == Failure(TaskErrorCode(code), str(error))
     assert caplog.records == []
+
+
+def test_a_sentence_that_quotes_what_cannot_be_written_is_told_without_that() -> None:
+    assert explain(NoFaceError("No face in \udcff.jpg."), "1") == Failure(TaskErrorCode.NO_FACE, "No face in ?.jpg.")
+
+
+def test_the_job_is_what_the_task_says(tmp_path: Path) -> None:
+    with closing(FileStore(tmp_path)) as uploads:
+        job = job_of(pending(7), uploads, tmp_path / "7.mp4")
+    assert job == SynthesisJob(
+        image=tmp_path / ("a" * 64),
+        audio=tmp_path / ("b" * 64),
+        output=tmp_path / "7.mp4",
+        seconds=10.0,
+        face=FaceBox(1, 2, 30, 40),
+        params=replace(PARAMS, seed=7),
+    )
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
