@@ -53,22 +53,19 @@ def _unfinished(path: Path) -> Path:
 
 
 def _set_aside(path: Path) -> Path:
-    """Copy the damaged file and its logs. It is named by its last change, so the same damage is copied only once."""
+    """Copy the damaged file and its logs. It is named by its last change, so that there is one copy of one damage."""
     changed = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     aside = path.with_name(f"{path.name}.damaged-{changed:%Y%m%dT%H%M%S.%fZ}")
-    if not aside.exists():
-        for suffix in (*_LOGS, ""):  # the file last: where it is, its logs are too
-            with suppress(FileNotFoundError):
-                _copy(Path(f"{path}{suffix}"), Path(f"{aside}{suffix}"), _unfinished(path))
-        _sync(path.parent)
+    for suffix in (*_LOGS, ""):
+        with suppress(FileNotFoundError):  # a log that went in an earlier try is there already
+            _copy(Path(f"{path}{suffix}"), Path(f"{aside}{suffix}"))
+    _sync(path.parent)
     return aside
 
 
-def _copy(source: Path, target: Path, unfinished: Path) -> None:
-    """Make a copy that is whole, or not there: until then it has the other name."""
-    shutil.copyfile(source, unfinished)
-    _sync(unfinished)
-    unfinished.replace(target)
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+    _sync(target)
 
 
 def _salvage(path: Path) -> tuple[list[Task], dict[str, float]]:

@@ -108,7 +108,6 @@ POINTS = {
 }
 REPLACING = {  # a damaged journal
     "damaged, nothing done": Point(journal_repair, "_set_aside", after=False),
-    "a copy that has not got its name": Point(journal_repair, "_sync", after=False, only=lambda path: path.is_file()),
     "its log is copied": Point(journal_repair, "_copy", after=False, only=lambda path, *_: path.name == FILE_NAME),
     "all of it is copied": Point(journal_repair, "_set_aside"),
     "in the middle of the new journal": Point(journal_file, "create"),
