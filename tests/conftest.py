@@ -6,8 +6,12 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.world import World
 
 # Before torch is imported, here and in the servers that tests start: networks this small gain nothing from more
 # threads, which would only spin beside those of others.
@@ -38,3 +42,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests import tiny_checkpoint  # noqa: PLC0415  seconds, and most tests do without
 
     return tiny_checkpoint.write(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    """A task manager with one worker."""
+    from tests.world import World  # noqa: PLC0415  as above
+
+    world = World(tmp_path)
+    yield world
+    world.engine.go_on()
+    world.manager.shutdown(10)

@@ -58,10 +58,10 @@ TESTS: dict[str, tuple[str, ...]] = {
         "tests/http/test_admission.py::test_a_video_that_would_take_longer_than_a_task_may",
     ),
     "tasks.stall_seconds": (
-        "tests/test_task_manager.py::test_a_worker_that_says_nothing_loses_its_task_and_its_place",
-        "tests/test_task_manager.py::test_where_tasks_take_turns_a_silent_one_ends_the_service",
+        "tests/test_interruptions.py::test_a_worker_that_says_nothing_loses_its_task_and_its_place",
+        "tests/test_interruptions.py::test_where_tasks_take_turns_a_silent_one_ends_the_service",
     ),
-    "tasks.max_attempts": ("tests/test_task_manager.py::test_an_interrupted_task_runs_again_as_often_as_it_may",),
+    "tasks.max_attempts": ("tests/test_interruptions.py::test_an_interrupted_task_runs_again_as_often_as_it_may",),
     "files.upload_dir": (_PLACES,),
     "files.output_dir": (_PLACES,),
     "files.data_dir": ("tests/http/test_settings.py::test_the_journal_is_where_the_settings_say",),
