@@ -16,8 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import meta, naive
 from benchmarks.real_size import META, REAL, TOKENS, emotion_model, made, rife
 from engines.dice_talk import vae
-from engines.dice_talk.cost import window_flops
+from engines.dice_talk.cost import window_call
 from engines.dice_talk.pipeline import FPS, PADDING
+from engines.dice_talk.unet import UNet
 from engines.dice_talk.windows import WINDOW, windows
 
 SIDE = 512  # of the pictures, in pixels
@@ -35,9 +36,15 @@ def count(work: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
+def window(unet: UNet, height: int, width: int) -> int:
+    """One window of a video of this size, with a UNet on the meta device."""
+    with torch.inference_mode(), META:
+        return count(window_call(unet, height, width))
+
+
 def call() -> int:
     """One window in three branches, with the keys and values of its audio; those of image and emotion were before."""
-    return window_flops(REAL.unet, SIDE, SIDE)
+    return window(meta.pipeline().networks.unet, SIDE, SIDE)
 
 
 def naive_call() -> int:

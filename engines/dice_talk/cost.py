@@ -1,7 +1,7 @@
 """What a video costs before it is made: time from the arithmetic in it, memory from what the networks hold at once.
 
-The arithmetic of a window is counted on the meta device for the loaded configuration. Memory is a linear model, whose
-constants benchmarks/memory.py counts.
+The arithmetic of a window follows from the loaded networks. Memory is a linear model, whose constants
+benchmarks/memory.py counts.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from engines.dice_talk.arithmetic import AUDIO_ROWS, BRANCHES, OTHER_ROWS, TOKENS, window_flops
 from engines.dice_talk.context import Context, Layer, Modality, Projected, level_masks
 from engines.dice_talk.pipeline import PADDING
-from engines.dice_talk.unet import AUDIO, EMOTION, UNet, UNetConfig
+from engines.dice_talk.unet import AUDIO, EMOTION, UNet
 from engines.dice_talk.windows import WINDOW, windows
 
 GIB = 1 << 30
@@ -33,9 +33,6 @@ _DEVICE_RESERVE = GIB // 2  # for what CUDA and its libraries hold beside the te
 DECODED_FRAME = 1 / 8  # of a call of the UNet at the same size, with interpolation; 1 / 9 on an H100
 _PREPARATION_SECONDS = 1.0
 _COUNTED_SIDES = 64, 128, 256  # pixels
-_TOKENS = 32  # of audio and emotion
-
-BRANCHES = 3
 
 
 def window_call(unet: UNet, height: int, width: int) -> Callable[[], torch.Tensor]:
@@ -54,30 +51,22 @@ def window_call(unet: UNet, height: int, width: int) -> Callable[[], torch.Tenso
         uses[:, 0] = WINDOW
         return Modality(layers, torch.zeros(BRANCHES, WINDOW, dtype=torch.long, device=device), uses)
 
-    audio_rows, width_of_tokens = WINDOW + 1, config.cross_attention_dim
-    image = unet.project_image(zeros(2, 1, width_of_tokens))
-    emotion = unet.project_adapter(EMOTION, zeros(2, _TOKENS, width_of_tokens))
+    width_of_tokens = config.cross_attention_dim
+    image = unet.project_image(zeros(OTHER_ROWS, 1, width_of_tokens))
+    emotion = unet.project_adapter(EMOTION, zeros(OTHER_ROWS, TOKENS, width_of_tokens))
     masks = level_masks(torch.zeros(height, width, device=device), len(config.block_out_channels), dtype)
     time_ids = torch.zeros(3)
 
     def call() -> torch.Tensor:
-        audio = unet.project_adapter(AUDIO, zeros(audio_rows, _TOKENS, width_of_tokens))
-        context = Context(modality(image, 2), modality(audio, audio_rows), modality(emotion, 2), masks)
+        audio = unet.project_adapter(AUDIO, zeros(AUDIO_ROWS, TOKENS, width_of_tokens))
+        context = Context(
+            modality(image, OTHER_ROWS), modality(audio, AUDIO_ROWS), modality(emotion, OTHER_ROWS), masks
+        )
         sample = zeros(BRANCHES, WINDOW, config.in_channels, height // 8, width // 8)
         pose = zeros(1, 1, config.block_out_channels[0], height // 8, width // 8)
         return unet(sample, unet.embed_time(0.0, time_ids), pose, context)
 
     return call
-
-
-@torch.inference_mode()
-def window_flops(config: UNetConfig, height: int, width: int) -> int:
-    """FLOPs of `window_call`, two for a multiply-add."""
-    with torch.device("meta"):
-        call = window_call(UNet(config), height, width)
-        with FlopCounterMode(display=False) as counter:
-            call()
-    return int(counter.get_total_flops())
 
 
 @torch.inference_mode()
@@ -123,9 +112,9 @@ class CostModel:
 
     @classmethod
     def of(cls, unet: UNet, weights: int) -> CostModel:
-        """Count three small sizes, which settle the three terms, and time one."""
-        config, weight = unet.config, unet.conv_in.weight
-        counted = [window_flops(config, side, side) for side in _COUNTED_SIDES]
+        """Three small sizes settle the three terms, and one is timed."""
+        weight = unet.conv_in.weight
+        counted = [window_flops(unet, side, side) for side in _COUNTED_SIDES]
         powers = np.vander([side**2 for side in _COUNTED_SIDES], increasing=True).astype(np.float64)
         fixed, per_pixel, per_pair = np.linalg.solve(powers, counted)
         # A small picture does not show what a GPU can do; a larger one takes minutes on a CPU.
@@ -134,7 +123,7 @@ class CostModel:
             window=(float(fixed), float(per_pixel), float(per_pair)),
             flops_per_second=counted[timed] / window_seconds(unet, _COUNTED_SIDES[timed]),
             weights=weights,
-            width=config.block_out_channels[0],
+            width=unet.config.block_out_channels[0],
             item=weight.dtype.itemsize,
         )
 
