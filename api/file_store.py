@@ -106,9 +106,12 @@ class FileStore:
         self._remove(lambda path: path.name.endswith(_PART))
 
     def _remove(self, ours: Callable[[Path], bool]) -> None:
-        for path in self.directory.iterdir():
+        for name in os.listdir(self.directory):  # noqa: PTH208  there may be many, and nearly all are held
+            if name in self._holders:
+                continue
+            path = self.path(name)
             with self._lock, suppress(FileNotFoundError):  # its own holder may be quicker
-                if path.name not in self._holders and ours(path):
+                if name not in self._holders and ours(path):
                     path.unlink()
 
 

@@ -88,10 +88,11 @@ def test_a_file_that_goes_while_leftovers_are_looked_for_is_no_trouble(
 ) -> None:
     store = FileStore(tmp_path)
     going, orphan = (make(tmp_path / (letter * 64)) for letter in "ab")
-    listing = [going, orphan]
-    monkeypatch.setattr(Path, "iterdir", lambda _: iter(listing))
+    names = [going.name, orphan.name]
     going.unlink()
-    store.remove_leftovers(0)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", lambda _: names)
+        store.remove_leftovers(0)
     assert not orphan.exists()
 
 
