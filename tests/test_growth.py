@@ -66,6 +66,7 @@ class Crowd:
         """Submit, follow and fetch so many; some are deleted, the others expire."""
         ids = [task_id for _ in range(jobs) for task_id in self._job()]
         wait_for(lambda: self.service.tasks.counts() == (0, 0))
+        self.service.tasks.watch()  # waits for the lock, and so for what goes with the last one's end
         assert self.http.get(TASKS, params={"limit": 1}).json()["has_more"]
         for hours, status in ((25, 410), (49, 404)):
             with pytest.MonkeyPatch.context() as patch:

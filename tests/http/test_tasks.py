@@ -161,8 +161,8 @@ def test_a_task_is_deleted_while_it_waits_and_while_it_runs(client: Client) -> N
     for task_id in (runs, waits):
         assert client.http.delete(f"{TASKS}/{task_id}").status_code == 204
         check_error(client.http.get(f"{TASKS}/{task_id}/status"), 404, "task_not_found")
-    wait_for(lambda: client.http.get("/api/health").json()["queue"]["running"] == 0)
-    assert files(client) == (0, 0)
+    wait_for(lambda: files(client) == (0, 0))
+    assert client.http.get("/api/health").json()["queue"]["running"] == 0
     client.engine.go_on()
     assert ended(client, started(client, seed=1))["status"] == "COMPLETED"
 
