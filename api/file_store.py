@@ -46,16 +46,16 @@ class FileStore:
 
         It is on the disk, and would survive a loss of power, when this returns.
         """
-        with source.open("rb") as file:
-            os.fsync(file.fileno())
+        path = self.path(name)
         with self._lock:
-            path = self.path(name)
             if path.exists():
                 source.unlink(missing_ok=True)
             else:
                 source.replace(path)
             self._holders[name] += 1
         try:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())  # quick where that was done before
             self.sync()
         except OSError:
             self.release(name)

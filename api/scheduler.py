@@ -228,6 +228,8 @@ class Scheduler:
 
     def publish_queue(self) -> None:
         """Tell those who look at a waiting task its place in the queue."""
+        if not any(map(self._events.listened, self.queue.waiting)):  # as a rule, and there may be many who wait
+            return
         for report in self.queue.waiting_reports():
             if self._events.listened(report.task.id):
                 self._events.publish(report)
