@@ -71,6 +71,15 @@ def test_a_file_that_cannot_be_removed_is_tried_again(tmp_path: Path, monkeypatc
     assert not path.exists()
 
 
+def test_what_is_adopted_is_on_the_disk_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FileStore(tmp_path)
+    synced: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+        path = store.adopt(make(tmp_path / "new"), NAME)
+    assert synced == [path.stat().st_ino, tmp_path.stat().st_ino]
+
+
 def test_what_cannot_be_made_sure_of_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = FileStore(tmp_path)
 

@@ -44,7 +44,9 @@ class Stream:
         """Wait for one more event."""
         before = len(self.parser.events)
         while len(self.parser.events) == before:
-            self._feed(next(self._chunks))
+            chunk = next(self._chunks)
+            assert not chunk.startswith(b":"), "no event came in a heartbeat's time"
+            self._feed(chunk)
         return self.parser.events[-1]
 
     def rest(self) -> Parser:

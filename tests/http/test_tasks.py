@@ -211,6 +211,9 @@ def test_a_failed_task_is_tried_again(client: Client) -> None:
     assert answer.headers["location"] == body["status_url"]
     assert (body["status"], body["warnings"]) == ("PENDING", before["warnings"])
     assert len(body["warnings"]) == 2
+    # In the log, the new task is of this request, not of the first one.
+    task = client.run.service.tasks.get(body["task_id"]).task
+    assert task.submission.request_id == answer.headers["x-request-id"]
     again = ended(client, body["task_id"])
     assert (again["status"], again["parameters"]) == ("COMPLETED", before["parameters"])
     assert status(client, failed) == before
