@@ -21,7 +21,7 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from api.errors import ApiError
 from api.models import TaskStatus
-from api.tasks import Task, TaskReport
+from api.records import Task, TaskReport
 from api.views import task_view
 
 HEARTBEAT_SECONDS = 15.0  # without an event, until a comment tells client and proxies that the stream lives

@@ -18,7 +18,7 @@ from api import journal_file, journal_repair
 from api.directories import Claim
 from api.errors import JournalWriteError, disk_full
 from api.journal_file import FILE_NAME, Content, JournalError
-from api.tasks import Task
+from api.records import Task
 
 __all__ = ["FILE_NAME", "Journal", "JournalError"]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
-from api.tasks import Task
+from api.records import Task
 
 FILE_NAME = "tasks.sqlite3"
 SCHEMA = 1

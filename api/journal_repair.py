@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from api import journal_file
-from api.tasks import Task
+from api.records import Task
 
 logger = logging.getLogger("api.journal")
 

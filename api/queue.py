@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from api.eta import SpeedMeter
 from api.models import TaskStatus
+from api.records import Task, TaskReport
 from api.registry import TaskRegistry
-from api.tasks import Task, TaskReport
 from api.worker import Attempt
 
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 
 from api.file_store import FileStore
 from api.journal import Journal
-from api.tasks import Result, Task
+from api.records import Result, Task
 
 logger = logging.getLogger("api.task_manager")
 

@@ -14,9 +14,9 @@ from api.events import EventHub
 from api.file_store import FileStore
 from api.models import TaskErrorCode, TaskStatus
 from api.queue import TaskQueue
+from api.records import Maker, Result, Task, TaskReport, warnings
 from api.registry import TaskRegistry
 from api.settings import TaskSettings
-from api.tasks import Maker, Result, Task, TaskReport, warnings
 from api.worker import Attempt, Failure, explain, job_of
 from engines.base import Engine, Stage
 from media import image

@@ -13,9 +13,9 @@ from starlette.requests import Request
 from api import idempotency
 from api.errors import FieldError, FormError
 from api.models import StartForm
+from api.records import Idempotency, Submission, Task, TaskReport
 from api.service import Service
 from api.settings import Settings
-from api.tasks import Idempotency, Submission, Task, TaskReport
 from api.uploads import Form, receive_form
 from engines.base import SynthesisParams
 from media import audio, image

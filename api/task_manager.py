@@ -17,10 +17,10 @@ from api.events import EventHub
 from api.file_store import FileStore
 from api.journal import Journal
 from api.models import TaskStatus
+from api.records import Maker, Submission, Task, TaskReport, warnings
 from api.registry import TaskRegistry
 from api.scheduler import Clocks, Scheduler
 from api.settings import TaskSettings
-from api.tasks import Maker, Submission, Task, TaskReport, warnings
 from engines.base import Engine
 
 logger = logging.getLogger("api.task_manager")

@@ -14,7 +14,7 @@ from api.models import (
     ManifestTimings,
     TaskView,
 )
-from api.tasks import Task, TaskReport
+from api.records import Task, TaskReport
 
 
 def task_view(report: TaskReport) -> TaskView:

@@ -15,7 +15,7 @@ from api.errors import is_disk_full
 from api.eta import WorkClock
 from api.file_store import FileStore
 from api.models import TaskErrorCode
-from api.tasks import Result, Task
+from api.records import Result, Task
 from engines.base import Engine, EngineError, JobCancelledError, Report, Stage, SynthesisJob
 from media.errors import MediaError
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from api.file_store import FileStore
 from api.journal import Journal
+from api.records import Task
 from api.registry import TaskRegistry
-from api.tasks import Task
 from benchmarks.journal_listeners import LISTENERS, Answers, Load, measure
 from benchmarks.journal_recovery import COUNTS, TARGET_SECONDS, Recovery, recover
 from benchmarks.machine import machine

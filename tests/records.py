@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from api.models import TaskErrorCode
-from api.tasks import Idempotency, Maker, Result, Submission, Task
+from api.records import Idempotency, Maker, Result, Submission, Task
 from engines.base import Emotion, FaceBox, Stage, SynthesisParams
 
 PARAMS = SynthesisParams(Emotion.HAPPY, 3.0, 6.0, False, 25, None, 25, 1, 1.0, 512, 0.5)

@@ -14,7 +14,7 @@ from api.errors import ApiError
 from api.file_store import FileStore
 from api.journal import FILE_NAME, Journal
 from api.models import TaskStatus
-from api.tasks import Task
+from api.records import Task
 from engines.base import Stage
 from tests.stepped import SteppedEngine
 from tests.task_model import Model, ModelTask

@@ -12,9 +12,9 @@ from api.events import EventHub
 from api.file_store import FileStore
 from api.journal import Journal
 from api.models import TaskStatus
+from api.records import Idempotency, Submission, Task, TaskReport
 from api.settings import TaskSettings
 from api.task_manager import TaskManager
-from api.tasks import Idempotency, Submission, Task, TaskReport
 from engines.base import FaceBox
 from tests.records import HOUR, PARAMS
 from tests.scripted_engine import noise_picture

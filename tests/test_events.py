@@ -16,7 +16,7 @@ import pytest
 from api.errors import ApiError
 from api.events import ENDED, HISTORY, Channel, Event, EventHub
 from api.models import TaskErrorCode
-from api.tasks import Result, TaskReport
+from api.records import Result, TaskReport
 from api.views import task_view
 from engines.base import Stage
 from tests.records import pending

@@ -26,7 +26,7 @@ from api.errors import JournalWriteError
 from api.journal import FILE_NAME, Journal, JournalError
 from api.journal_file import SCHEMA
 from api.models import TaskErrorCode, TaskStatus
-from api.tasks import Idempotency, Maker, Result, Submission, Task
+from api.records import Idempotency, Maker, Result, Submission, Task
 from engines.base import Emotion, FaceBox, Stage, SynthesisParams
 from tests.process import ROOT
 from tests.records import NOW, completed, failed, full, pending, processing

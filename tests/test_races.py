@@ -20,9 +20,9 @@ from api.events import EventHub
 from api.file_store import FileStore
 from api.journal import Journal
 from api.models import TaskStatus
+from api.records import Task, TaskReport
 from api.settings import TaskSettings
 from api.task_manager import TaskManager
-from api.tasks import Task, TaskReport
 from engines.base import Cancelled, JobCancelledError, Report, SynthesisJob
 from tests.records import submission
 from tests.scripted_engine import ScriptedEngine

@@ -10,8 +10,8 @@ import pytest
 
 from api.file_store import FileStore
 from api.journal import Journal
+from api.records import Idempotency, Result, Task
 from api.registry import TaskRegistry
-from api.tasks import Idempotency, Result, Task
 from tests.records import HOUR, NOW, completed, failed, pending, processing, submission
 
 

@@ -28,7 +28,7 @@ from hypothesis.stateful import (
 
 from api.errors import ApiError
 from api.models import TaskErrorCode, TaskStatus
-from api.tasks import Idempotency, TaskReport
+from api.records import Idempotency, TaskReport
 from engines.base import GpuFailedError, GpuOutOfMemoryError, NoFaceError, Stage, TooLargeError
 from media.errors import EncoderError
 from tests.records import HOUR

@@ -12,7 +12,7 @@ import pytest
 
 from api.errors import ApiError, UnavailableError
 from api.models import TaskStatus
-from api.tasks import Submission, Task
+from api.records import Submission, Task
 from engines.base import (
     Cancelled,
     FaceBox,

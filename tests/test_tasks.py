@@ -10,7 +10,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from api.models import TaskErrorCode, TaskStatus
-from api.tasks import Idempotency, Maker, Result, Task, warnings
+from api.records import Idempotency, Maker, Result, Task, warnings
 from engines.base import Emotion, FaceBox, Stage
 from tests.records import HOUR, NOW, PARAMS, completed, failed, full, pending, processing, submission
 from tests.scripted_engine import ScriptedEngine

@@ -15,7 +15,7 @@ import pytest
 
 from api.file_store import FileStore
 from api.models import TaskErrorCode
-from api.tasks import Result
+from api.records import Result
 from api.worker import Attempt, Failure, explain, job_of
 from engines.base import (
     Cancelled,

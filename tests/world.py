@@ -9,9 +9,9 @@ from pathlib import Path
 from api.events import EventHub
 from api.file_store import FileStore
 from api.journal import Journal
+from api.records import Submission, TaskReport
 from api.settings import TaskSettings
 from api.task_manager import TaskManager
-from api.tasks import Submission, TaskReport
 from engines.base import (
     Emotion,
     FaceBox,

@@ -15,9 +15,9 @@ from api.file_store import FileStore
 from api.idempotency import REPLAYED
 from api.models import TaskAccepted, TaskView
 from api.openapi import accepted_response, error_responses, video_responses
+from api.records import Task
 from api.service import Service, service_of
 from api.submission import submit
-from api.tasks import Task
 from api.views import task_view
 
 PREFIX = "/api/v1/synthesis"

@@ -18,11 +18,11 @@ from api import journal_file, journal_repair, submission, uploads
 from api.file_store import FileStore
 from api.journal import FILE_NAME, Journal
 from api.models import TaskErrorCode, TaskStatus
+from api.records import Task
 from api.registry import TaskRegistry
 from api.routes import synthesis
 from api.scheduler import Scheduler
 from api.task_manager import TaskManager
-from api.tasks import Task
 from media.video import VideoWriter
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from api.journal import FILE_NAME, Journal
-from api.tasks import Task
+from api.records import Task
 from tests.chaos.ledger import LIST, Ledger, Request
 from tests.chaos.points import REPLACING
 from tests.chaos.server import Server, serving

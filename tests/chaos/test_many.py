@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from api.journal import FILE_NAME, Journal
-from api.tasks import Task
+from api.records import Task
 from tests.chaos.ledger import LIST, recording
 from tests.http.conftest import png
 from tests.records import HOUR, completed, pending
