@@ -6,9 +6,9 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Iterable
 
-from api.file_store import FileStore
-from api.journal import Journal
 from api.records import Result, Task
+from api.storage.files import FileStore
+from api.storage.journal import Journal
 
 logger = logging.getLogger("api.task_manager")
 

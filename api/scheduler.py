@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 
 from api.eta import SpeedMeter
 from api.events import EventHub
-from api.file_store import FileStore
 from api.models import TaskErrorCode, TaskStatus
 from api.queue import TaskQueue
 from api.records import Maker, Result, Task, TaskReport, warnings
 from api.registry import TaskRegistry
 from api.settings import TaskSettings
+from api.storage.files import FileStore
 from api.worker import Attempt, Failure, explain, job_of
 from engines.base import Engine, Stage
 from media import image

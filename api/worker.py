@@ -13,9 +13,9 @@ from typing import Protocol
 
 from api.errors import is_disk_full
 from api.eta import WorkClock
-from api.file_store import FileStore
 from api.models import TaskErrorCode
 from api.records import Result, Task
+from api.storage.files import FileStore
 from engines.base import Engine, EngineError, JobCancelledError, Report, Stage, SynthesisJob
 from media.errors import MediaError
 

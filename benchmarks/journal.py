@@ -16,10 +16,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from api.file_store import FileStore
-from api.journal import Journal
 from api.records import Task
 from api.registry import TaskRegistry
+from api.storage.files import FileStore
+from api.storage.journal import Journal
 from benchmarks.journal_listeners import LISTENERS, Answers, Load, measure
 from benchmarks.journal_recovery import COUNTS, TARGET_SECONDS, Recovery, recover
 from benchmarks.machine import machine

@@ -15,10 +15,10 @@ from pathlib import Path
 import httpx
 from pydantic import TypeAdapter
 
-from api.file_store import FileStore
-from api.journal import FILE_NAME, Journal
 from api.records import Task
 from api.registry import TaskRegistry
+from api.storage.files import FileStore
+from api.storage.journal import FILE_NAME, Journal
 from tests.process import ROOT, environment, free_port
 from tests.records import completed, failed
 from tests.server import wait_for

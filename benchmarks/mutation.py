@@ -24,9 +24,9 @@ RESULTS = ROOT / "benchmarks" / "results" / "mutation.md"
 TARGET = 0.9
 TESTS = {
     "api/records.py": "tests/test_tasks.py",
-    "api/journal.py": "tests/test_journal.py",
-    "api/journal_file.py": "tests/test_journal.py",
-    "api/journal_repair.py": "tests/test_journal.py",
+    "api/storage/journal.py": "tests/test_journal.py",
+    "api/storage/database.py": "tests/test_journal.py",
+    "api/storage/repair.py": "tests/test_journal.py",
     "api/registry.py": "tests/test_registry.py",
     "api/worker.py": "tests/test_worker.py",
 }

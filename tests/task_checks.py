@@ -11,10 +11,10 @@ from dataclasses import replace
 import pytest
 
 from api.errors import ApiError
-from api.file_store import FileStore
-from api.journal import FILE_NAME, Journal
 from api.models import TaskStatus
 from api.records import Task
+from api.storage.files import FileStore
+from api.storage.journal import FILE_NAME, Journal
 from engines.base import Stage
 from tests.stepped import SteppedEngine
 from tests.task_model import Model, ModelTask

@@ -9,11 +9,11 @@ from pathlib import Path
 import cv2
 
 from api.events import EventHub
-from api.file_store import FileStore
-from api.journal import Journal
 from api.models import TaskStatus
 from api.records import Idempotency, Submission, Task, TaskReport
 from api.settings import TaskSettings
+from api.storage.files import FileStore
+from api.storage.journal import Journal
 from api.task_manager import TaskManager
 from engines.base import FaceBox
 from tests.records import HOUR, PARAMS

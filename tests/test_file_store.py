@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from api.directories import Claim
-from api.file_store import FileStore
+from api.storage.files import FileStore
+from api.storage.lock import Claim
 
 NAME = "a" * 64
 

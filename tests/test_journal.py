@@ -23,10 +23,10 @@ import pytest
 from pydantic import TypeAdapter
 
 from api.errors import JournalWriteError
-from api.journal import FILE_NAME, Journal, JournalError
-from api.journal_file import SCHEMA
 from api.models import TaskErrorCode, TaskStatus
 from api.records import Idempotency, Maker, Result, Submission, Task
+from api.storage.database import SCHEMA
+from api.storage.journal import FILE_NAME, Journal, JournalError
 from engines.base import Emotion, FaceBox, Stage, SynthesisParams
 from tests.process import ROOT
 from tests.records import NOW, completed, failed, full, pending, processing

@@ -17,11 +17,11 @@ import pytest
 
 from api.errors import ApiError
 from api.events import EventHub
-from api.file_store import FileStore
-from api.journal import Journal
 from api.models import TaskStatus
 from api.records import Task, TaskReport
 from api.settings import TaskSettings
+from api.storage.files import FileStore
+from api.storage.journal import Journal
 from api.task_manager import TaskManager
 from engines.base import Cancelled, JobCancelledError, Report, SynthesisJob
 from tests.records import submission

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from api.file_store import FileStore
-from api.journal import Journal
 from api.records import Idempotency, Result, Task
 from api.registry import TaskRegistry
+from api.storage.files import FileStore
+from api.storage.journal import Journal
 from tests.records import HOUR, NOW, completed, failed, pending, processing, submission
 
 

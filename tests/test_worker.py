@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from api.file_store import FileStore
 from api.models import TaskErrorCode
 from api.records import Result
+from api.storage.files import FileStore
 from api.worker import Attempt, Failure, explain, job_of
 from engines.base import (
     Cancelled,

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from api.events import EventHub
-from api.file_store import FileStore
-from api.journal import Journal
 from api.records import Submission, TaskReport
 from api.settings import TaskSettings
+from api.storage.files import FileStore
+from api.storage.journal import Journal
 from api.task_manager import TaskManager
 from engines.base import (
     Emotion,

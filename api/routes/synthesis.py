@@ -11,12 +11,12 @@ from fastapi.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
 from api.errors import ApiError
-from api.file_store import FileStore
 from api.idempotency import REPLAYED
 from api.models import TaskAccepted, TaskView
 from api.openapi import accepted_response, error_responses, video_responses
 from api.records import Task
 from api.service import Service, service_of
+from api.storage.files import FileStore
 from api.submission import submit
 from api.views import task_view
 

@@ -14,14 +14,15 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from api import journal_file, journal_repair, submission, uploads
-from api.file_store import FileStore
-from api.journal import FILE_NAME, Journal
+from api import submission, uploads
 from api.models import TaskErrorCode, TaskStatus
 from api.records import Task
 from api.registry import TaskRegistry
 from api.routes import synthesis
 from api.scheduler import Scheduler
+from api.storage import database, repair
+from api.storage.files import FileStore
+from api.storage.journal import FILE_NAME, Journal
 from api.task_manager import TaskManager
 from media.video import VideoWriter
 
@@ -91,7 +92,7 @@ POINTS = {
         FileStore, "release", after=False, only=lambda _, name: name.endswith(".mp4"), most=2
     ),
     # the journal
-    "in the middle of a transaction": Point(journal_file, "COMMIT", most=20),
+    "in the middle of a transaction": Point(database, "COMMIT", most=20),
     # what the service does by itself
     "expired in the journal, its files still there": Point(TaskRegistry, "_let_go", after=False, most=2),
     "a stopping service lets a task wait again": Point(
@@ -107,13 +108,13 @@ POINTS = {
     "the start has begun a task": Point(Scheduler, "_begin", unfinished=True),
 }
 REPLACING = {  # a damaged journal
-    "damaged, nothing done": Point(journal_repair, "_set_aside", after=False),
-    "its log is copied": Point(journal_repair, "_copy", after=False, only=lambda path, *_: path.name == FILE_NAME),
-    "all of it is copied": Point(journal_repair, "_set_aside"),
-    "in the middle of the new journal": Point(journal_file, "create"),
-    "the new journal is written": Point(journal_repair, "_write"),
-    "the log of the damaged one is removed": Point(journal_repair, "_remove_logs"),
-    "the new journal is in its place": Point(journal_repair, "_swap"),
+    "damaged, nothing done": Point(repair, "_set_aside", after=False),
+    "its log is copied": Point(repair, "_copy", after=False, only=lambda path, *_: path.name == FILE_NAME),
+    "all of it is copied": Point(repair, "_set_aside"),
+    "in the middle of the new journal": Point(database, "create"),
+    "the new journal is written": Point(repair, "_write"),
+    "the log of the damaged one is removed": Point(repair, "_remove_logs"),
+    "the new journal is in its place": Point(repair, "_swap"),
 }
 EXPIRING = "expired in the journal, its files still there"
 STOPPING = [name for name in POINTS if name.startswith("a stopping service")]
@@ -159,14 +160,14 @@ class Trap:
         return wrapper
 
     def _watch_transactions(self, name: str) -> None:
-        connect = journal_file.connect
+        connect = database.connect
 
         def wrapper(path: Path) -> sqlite3.Connection:
             connection = connect(path)
             connection.set_trace_callback(lambda statement: self._pass(name) if statement == "COMMIT" else None)
             return connection
 
-        journal_file.connect = wrapper
+        database.connect = wrapper
 
     def _pass(self, name: str) -> None:
         with self._lock:

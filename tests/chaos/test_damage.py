@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from api.journal import FILE_NAME, Journal
 from api.records import Task
+from api.storage.journal import FILE_NAME, Journal
 from tests.chaos.ledger import LIST, Ledger, Request
 from tests.chaos.points import REPLACING
 from tests.chaos.server import Server, serving

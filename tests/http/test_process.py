@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api.journal import Journal
+from api.storage.journal import Journal
 from engines.dice_talk.checkpoints import REQUIRED_FILES
 from media import video
 from tests.http.conftest import png

@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from api.file_store import FileStore
 from api.server import create_app
 from api.service import Service
+from api.storage.files import FileStore
 from engines.base import NoFaceError
 from tests.http.conftest import Client, assert_no_secrets, check_error, png
 from tests.scripted_engine import ScriptedEngine

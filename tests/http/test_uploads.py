@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from api.file_store import FileStore
+from api.storage.files import FileStore
 from tests.http.conftest import Client, check_error, png
 from tests.media.speech import tone, write_mp3, write_wav
 from tests.process import START

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from api import journal_file
 from api.records import Task
+from api.storage import database
 
 logger = logging.getLogger("api.journal")
 
@@ -79,10 +79,10 @@ def _salvage(path: Path) -> tuple[list[Task], dict[str, float]]:
             with suppress(sqlite3.Error):
                 for (record,) in connection.execute(statement):
                     with suppress(ValidationError):
-                        task = journal_file.task_of(record)
+                        task = database.task_of(record)
                         tasks[task.id] = task
         with suppress(sqlite3.Error):
-            for task_id, until in journal_file.read_gone(connection):
+            for task_id, until in database.read_gone(connection):
                 gone[task_id] = until
     return list(tasks.values()), gone
 
@@ -91,9 +91,9 @@ def _write(path: Path, tasks: list[Task], gone: dict[str, float]) -> None:
     """Make a journal with these, in one file: it has no log that would have to be moved with it."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA synchronous = FULL")
-        journal_file.create(connection)
-        connection.executemany(journal_file.PUT, [(task.id, journal_file.record(task)) for task in tasks])
-        connection.executemany(journal_file.GONE, gone.items())
+        database.create(connection)
+        connection.executemany(database.PUT, [(task.id, database.record(task)) for task in tasks])
+        connection.executemany(database.GONE, gone.items())
         connection.execute("COMMIT")
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from api.directories import Claim
+from api.storage.lock import Claim
 
 logger = logging.getLogger("api.file_store")
 

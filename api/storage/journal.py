@@ -14,11 +14,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from api import journal_file, journal_repair
-from api.directories import Claim
 from api.errors import JournalWriteError, disk_full
-from api.journal_file import FILE_NAME, Content, JournalError
 from api.records import Task
+from api.storage import database, repair
+from api.storage.database import FILE_NAME, Content, JournalError
+from api.storage.lock import Claim
 
 __all__ = ["FILE_NAME", "Journal", "JournalError"]
 
@@ -26,7 +26,7 @@ logger = logging.getLogger("api.journal")
 
 _REMOVE = "DELETE FROM tasks WHERE id = ?"
 _FORGET_GONE = "DELETE FROM gone WHERE until <= ?"
-_PROBE = f"PRAGMA user_version = {journal_file.SCHEMA}"  # as it is already; SQLite writes it all the same
+_PROBE = f"PRAGMA user_version = {database.SCHEMA}"  # as it is already; SQLite writes it all the same
 
 Statement = tuple[str, tuple[Any, ...]]
 Changes = dict[tuple[str, str], Statement]
@@ -141,38 +141,38 @@ class Journal:
             logger.info("The journal can be written again")
 
     def _open(self) -> tuple[sqlite3.Connection, Content]:
-        journal_repair.remove_unfinished(self._path)
+        repair.remove_unfinished(self._path)
         try:
             return _opened(self._path)
         except Exception as error:
-            if not journal_file.is_damage(error):
+            if not database.is_damage(error):
                 raise
-            self.damage = journal_repair.replace(self._path, error)
+            self.damage = repair.replace(self._path, error)
         return _opened(self._path)
 
 
 def _opened(path: Path) -> tuple[sqlite3.Connection, Content]:
-    connection = journal_file.connect(path)
+    connection = database.connect(path)
     try:
-        return connection, journal_file.read(connection)
+        return connection, database.read(connection)
     except BaseException:
         connection.close()
         raise
 
 
 def _saved(task: Task) -> Changes:
-    return {("tasks", task.id): (journal_file.PUT, (task.id, journal_file.record(task)))}
+    return {("tasks", task.id): (database.PUT, (task.id, database.record(task)))}
 
 
 def _removed(task_id: str, gone_until: float | None) -> Changes:
     changes: Changes = {("tasks", task_id): (_REMOVE, (task_id,))}
     if gone_until is not None:
-        changes["gone", task_id] = (journal_file.GONE, (task_id, gone_until))
+        changes["gone", task_id] = (database.GONE, (task_id, gone_until))
     return changes
 
 
 def _refusal(error: sqlite3.Error, path: Path) -> OSError:
     """As the operating system would have said it."""
-    if journal_file.code(error) == sqlite3.SQLITE_FULL:
+    if database.code(error) == sqlite3.SQLITE_FULL:
         return disk_full(path)
     return JournalWriteError(f"the journal cannot be used ({error})", path)

@@ -1,0 +1,1 @@
+"""What outlives the process: files, the journal and directory locks."""
