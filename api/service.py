@@ -14,13 +14,13 @@ from api.device import DeviceMonitor
 from api.engine_factory import Choice
 from api.engine_loader import EngineLoader
 from api.errors import STORAGE_RETRY_SECONDS, UnavailableError
-from api.events import EventHub
 from api.idempotency import KeysInUse
 from api.models import VERSION, Health, QueueView, ServiceState
 from api.settings import Settings, SettingsError, used_as
 from api.storage.files import FileStore
 from api.storage.journal import Journal, JournalError
 from api.task_manager import TaskManager
+from api.tasks.events import EventHub
 
 _ENGINE_WAIT_SECONDS = 30.0  # that a submission waits for an engine that is being loaded
 RETRY_SECONDS = 30.0

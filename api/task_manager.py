@@ -13,14 +13,14 @@ from dataclasses import replace
 
 from api.admission import check_time
 from api.errors import ApiError, UnavailableError
-from api.events import EventHub
 from api.models import TaskStatus
 from api.records import Maker, Submission, Task, TaskReport, warnings
-from api.registry import TaskRegistry
-from api.scheduler import Clocks, Scheduler
 from api.settings import TaskSettings
 from api.storage.files import FileStore
 from api.storage.journal import Journal
+from api.tasks.events import EventHub
+from api.tasks.registry import TaskRegistry
+from api.tasks.scheduler import Clocks, Scheduler
 from engines.base import Engine
 
 logger = logging.getLogger("api.task_manager")

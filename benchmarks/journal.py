@@ -17,9 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from api.records import Task
-from api.registry import TaskRegistry
 from api.storage.files import FileStore
 from api.storage.journal import Journal
+from api.tasks.registry import TaskRegistry
 from benchmarks.journal_listeners import LISTENERS, Answers, Load, measure
 from benchmarks.journal_recovery import COUNTS, TARGET_SECONDS, Recovery, recover
 from benchmarks.machine import machine

@@ -16,9 +16,9 @@ import httpx
 from pydantic import TypeAdapter
 
 from api.records import Task
-from api.registry import TaskRegistry
 from api.storage.files import FileStore
 from api.storage.journal import FILE_NAME, Journal
+from api.tasks.registry import TaskRegistry
 from tests.process import ROOT, environment, free_port
 from tests.records import completed, failed
 from tests.server import wait_for

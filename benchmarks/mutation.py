@@ -27,8 +27,8 @@ TESTS = {
     "api/storage/journal.py": "tests/test_journal.py",
     "api/storage/database.py": "tests/test_journal.py",
     "api/storage/repair.py": "tests/test_journal.py",
-    "api/registry.py": "tests/test_registry.py",
-    "api/worker.py": "tests/test_worker.py",
+    "api/tasks/registry.py": "tests/test_registry.py",
+    "api/tasks/attempt.py": "tests/test_worker.py",
 }
 COPIED = ("api", "engines", "media", "tests", "config", "examples")
 _LOADED = "It is set before anything reads it."

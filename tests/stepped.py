@@ -10,7 +10,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import ParamSpec, TypeVar
 
-from api.worker import Attempt
+from api.tasks.attempt import Attempt
 from engines.base import (
     Cancelled,
     Estimate,

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import cv2
 
-from api.events import EventHub
 from api.models import TaskStatus
 from api.records import Idempotency, Submission, Task, TaskReport
 from api.settings import TaskSettings
 from api.storage.files import FileStore
 from api.storage.journal import Journal
 from api.task_manager import TaskManager
+from api.tasks.events import EventHub
 from engines.base import FaceBox
 from tests.records import HOUR, PARAMS
 from tests.scripted_engine import noise_picture

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from api.errors import ApiError
-from api.events import ENDED, HISTORY, Channel, Event, EventHub
 from api.models import TaskErrorCode
 from api.records import Result, TaskReport
+from api.tasks.events import ENDED, HISTORY, Channel, Event, EventHub
 from api.views import task_view
 from engines.base import Stage
 from tests.records import pending

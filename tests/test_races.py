@@ -16,13 +16,13 @@ from typing import Any, ParamSpec, TypeVar
 import pytest
 
 from api.errors import ApiError
-from api.events import EventHub
 from api.models import TaskStatus
 from api.records import Task, TaskReport
 from api.settings import TaskSettings
 from api.storage.files import FileStore
 from api.storage.journal import Journal
 from api.task_manager import TaskManager
+from api.tasks.events import EventHub
 from engines.base import Cancelled, JobCancelledError, Report, SynthesisJob
 from tests.records import submission
 from tests.scripted_engine import ScriptedEngine

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from api.records import Idempotency, Result, Task
-from api.registry import TaskRegistry
 from api.storage.files import FileStore
 from api.storage.journal import Journal
+from api.tasks.registry import TaskRegistry
 from tests.records import HOUR, NOW, completed, failed, pending, processing, submission
 
 

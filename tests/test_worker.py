@@ -16,7 +16,7 @@ import pytest
 from api.models import TaskErrorCode
 from api.records import Result
 from api.storage.files import FileStore
-from api.worker import Attempt, Failure, explain, job_of
+from api.tasks.attempt import Attempt, Failure, explain, job_of
 from engines.base import (
     Cancelled,
     FaceBox,

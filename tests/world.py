@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from api.events import EventHub
 from api.records import Submission, TaskReport
 from api.settings import TaskSettings
 from api.storage.files import FileStore
 from api.storage.journal import Journal
 from api.task_manager import TaskManager
+from api.tasks.events import EventHub
 from engines.base import (
     Emotion,
     FaceBox,

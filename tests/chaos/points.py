@@ -17,13 +17,13 @@ from typing import Any
 from api import submission, uploads
 from api.models import TaskErrorCode, TaskStatus
 from api.records import Task
-from api.registry import TaskRegistry
 from api.routes import synthesis
-from api.scheduler import Scheduler
 from api.storage import database, repair
 from api.storage.files import FileStore
 from api.storage.journal import FILE_NAME, Journal
 from api.task_manager import TaskManager
+from api.tasks.registry import TaskRegistry
+from api.tasks.scheduler import Scheduler
 from media.video import VideoWriter
 
 

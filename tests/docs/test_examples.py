@@ -14,9 +14,9 @@ from pydantic import BaseModel
 
 from api import examples
 from api.errors import ErrorResponse
-from api.events import NAMES, RETRY_MILLISECONDS
 from api.models import Health, Manifest, TaskAccepted, TaskList, TaskView
 from api.settings import load_settings
+from api.tasks.events import NAMES, RETRY_MILLISECONDS
 from media import video
 from tests.docs.conftest import Run, Service
 from tests.docs.documents import ALL_BLOCKS, DOCUMENTS, EXTENDING, Block, text

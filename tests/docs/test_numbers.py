@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from api import errors, events, http_protocol, idempotency, middleware, server, service, uploads
+from api import errors, http_protocol, idempotency, middleware, server, service, uploads
+from api.tasks import events
 from api.models import TaskQuery
 from api.settings import Settings
 from engines.dice_talk import pipeline, windows

@@ -9,7 +9,6 @@ import pytest
 import yaml
 from starlette.routing import Route
 
-from api.events import NAMES
 from api.models import (
     Health,
     Manifest,
@@ -24,6 +23,7 @@ from api.models import (
 from api.routes import docs
 from api.server import create_app
 from api.settings import DEFAULT_CONFIG, Settings
+from api.tasks.events import NAMES
 from engines.base import Emotion, Stage, SynthesisParams
 from engines.dice_talk.checkpoints import REQUIRED_FILES
 from engines.dice_talk.engine import DiceTalkEngine

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from api.eta import SpeedMeter
 from api.models import TaskStatus
 from api.records import Task, TaskReport
-from api.registry import TaskRegistry
-from api.worker import Attempt
+from api.tasks.attempt import Attempt
+from api.tasks.registry import TaskRegistry
 
 
 class TaskQueue:

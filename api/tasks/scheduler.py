@@ -10,14 +10,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from api.eta import SpeedMeter
-from api.events import EventHub
 from api.models import TaskErrorCode, TaskStatus
-from api.queue import TaskQueue
 from api.records import Maker, Result, Task, TaskReport, warnings
-from api.registry import TaskRegistry
 from api.settings import TaskSettings
 from api.storage.files import FileStore
-from api.worker import Attempt, Failure, explain, job_of
+from api.tasks.attempt import Attempt, Failure, explain, job_of
+from api.tasks.events import EventHub
+from api.tasks.queue import TaskQueue
+from api.tasks.registry import TaskRegistry
 from engines.base import Engine, Stage
 from media import image
 

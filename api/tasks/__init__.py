@@ -1,0 +1,1 @@
+"""The life of a task: registry, queue, scheduler, attempts and events."""
