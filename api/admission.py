@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
-from api.errors import ApiError
+from api.http.errors import ApiError
 
 _SMALLER = {
     "duration": "a shorter duration",

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from api import examples
 from api.fields import (
     DynamicScale,
     ExpandRatio,
@@ -19,6 +18,7 @@ from api.fields import (
     Seconds,
     Seed,
 )
+from api.http import examples
 from engines.base import Emotion, Stage, SynthesisParams
 
 VERSION = "0.1.0"

@@ -28,12 +28,12 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from api import openapi
 from api.engine_factory import Choice, choose_engine
-from api.errors import ApiError, respond
-from api.http_protocol import bounded_protocol
+from api.http import openapi
+from api.http.errors import ApiError, respond
+from api.http.middleware import DrainBody, ErrorShape, RequestLog
+from api.http.protocol import bounded_protocol
 from api.logs import configure_logging
-from api.middleware import DrainBody, ErrorShape, RequestLog
 from api.models import VERSION
 from api.options import settings_from
 from api.routes import docs, events, health, synthesis, tasks

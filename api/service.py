@@ -13,8 +13,8 @@ from starlette.requests import Request
 from api.device import DeviceMonitor
 from api.engine_factory import Choice
 from api.engine_loader import EngineLoader
-from api.errors import STORAGE_RETRY_SECONDS, UnavailableError
-from api.idempotency import KeysInUse
+from api.http.errors import STORAGE_RETRY_SECONDS, UnavailableError
+from api.http.idempotency import KeysInUse
 from api.models import VERSION, Health, QueueView, ServiceState
 from api.settings import Settings, SettingsError, used_as
 from api.storage.files import FileStore

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from api.admission import check_time
-from api.errors import ApiError, UnavailableError
+from api.http.errors import ApiError, UnavailableError
 from api.models import TaskStatus
 from api.records import Maker, Submission, Task, TaskReport, warnings
 from api.settings import TaskSettings

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from api.errors import ApiError
+from api.http.errors import ApiError
 from api.models import TaskStatus
 from api.records import Task
 from api.storage.files import FileStore

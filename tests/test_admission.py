@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from api.admission import check_time
-from api.errors import ApiError
+from api.http.errors import ApiError
 from api.settings import Settings
 from engines.base import Emotion, SynthesisParams
 from engines.preview.engine import PreviewEngine

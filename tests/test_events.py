@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from api.errors import ApiError
+from api.http.errors import ApiError
 from api.models import TaskErrorCode
 from api.records import Result, TaskReport
 from api.tasks.events import ENDED, HISTORY, Channel, Event, EventHub

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from api.errors import UnavailableError
+from api.http.errors import UnavailableError
 from engines.base import (
     Cancelled,
     Estimate,

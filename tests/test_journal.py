@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from api.errors import JournalWriteError
+from api.http.errors import JournalWriteError
 from api.models import TaskErrorCode, TaskStatus
 from api.records import Idempotency, Maker, Result, Submission, Task
 from api.storage.database import SCHEMA

@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import pytest
 
-from api.errors import ApiError
+from api.http.errors import ApiError
 from api.models import TaskStatus
 from api.records import Task, TaskReport
 from api.settings import TaskSettings

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from api.errors import ApiError
+from api.http.errors import ApiError
 from api.models import TaskErrorCode, TaskStatus
 from api.records import Idempotency, TaskReport
 from engines.base import GpuFailedError, GpuOutOfMemoryError, NoFaceError, Stage, TooLargeError

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from api.errors import ApiError, UnavailableError
+from api.http.errors import ApiError, UnavailableError
 from api.models import TaskStatus
 from api.records import Submission, Task
 from engines.base import (

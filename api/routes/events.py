@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Header, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Send
 
-from api.openapi import error_responses, events_responses
+from api.http.openapi import error_responses, events_responses
 from api.routes.synthesis import PREFIX
 from api.service import Service, service_of
 

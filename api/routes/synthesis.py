@@ -10,14 +10,14 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
-from api.errors import ApiError
-from api.idempotency import REPLAYED
+from api.http.errors import ApiError
+from api.http.idempotency import REPLAYED
+from api.http.openapi import accepted_response, error_responses, video_responses
+from api.http.submission import submit
 from api.models import TaskAccepted, TaskView
-from api.openapi import accepted_response, error_responses, video_responses
 from api.records import Task
 from api.service import Service, service_of
 from api.storage.files import FileStore
-from api.submission import submit
 from api.views import task_view
 
 PREFIX = "/api/v1/synthesis"

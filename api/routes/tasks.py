@@ -9,9 +9,9 @@ from anyio import to_thread
 from fastapi import APIRouter, Depends, Query, Request, Response
 from starlette.convertors import StringConvertor, register_url_convertor
 
-from api.errors import FieldError, wrong_parameters
+from api.http.errors import FieldError, wrong_parameters
+from api.http.openapi import accepted_response, error_responses
 from api.models import Manifest, TaskAccepted, TaskList, TaskQuery, TaskView
-from api.openapi import accepted_response, error_responses
 from api.routes.synthesis import PREFIX, accepted
 from api.service import Service, service_of
 from api.views import manifest, task_view

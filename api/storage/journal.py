@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from api.errors import JournalWriteError, disk_full
+from api.http.errors import JournalWriteError, disk_full
 from api.records import Task
 from api.storage import database, repair
 from api.storage.database import FILE_NAME, Content, JournalError

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from api.errors import is_disk_full
 from api.eta import WorkClock
+from api.http.errors import is_disk_full
 from api.models import TaskErrorCode
 from api.records import Result, Task
 from api.storage.files import FileStore

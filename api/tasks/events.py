@@ -19,7 +19,7 @@ from operator import attrgetter
 
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
-from api.errors import ApiError
+from api.http.errors import ApiError
 from api.models import TaskStatus
 from api.records import Task, TaskReport
 from api.views import task_view

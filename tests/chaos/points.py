@@ -14,7 +14,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from api import submission, uploads
+from api.http import multipart, submission
 from api.models import TaskErrorCode, TaskStatus
 from api.records import Task
 from api.routes import synthesis
@@ -58,7 +58,7 @@ class Point:
 POINTS = {
     # a request
     "in the middle of an upload, half a file written": Point(
-        uploads._FileSink, "flush", only=lambda sink: sink.size >= uploads._FLUSH
+        multipart._FileSink, "flush", only=lambda sink: sink.size >= multipart._FLUSH
     ),
     "the upload is there, not yet looked at": Point(submission, "_check_and_enqueue", after=False, most=8),
     "between the adoption of the two files": Point(FileStore, "adopt", only=_every_other(), most=8),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from api import errors
+from api.http import errors
 from api.models import ServiceState
 from tests.process import ROOT
 

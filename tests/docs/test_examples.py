@@ -12,8 +12,8 @@ import yaml
 from fastapi.sse import KEEPALIVE_COMMENT
 from pydantic import BaseModel
 
-from api import examples
-from api.errors import ErrorResponse
+from api.http import examples
+from api.http.errors import ErrorResponse
 from api.models import Health, Manifest, TaskAccepted, TaskList, TaskView
 from api.settings import load_settings
 from api.tasks.events import NAMES, RETRY_MILLISECONDS

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from api import errors, http_protocol, idempotency, middleware, server, service, uploads
-from api.tasks import events
+from api import server, service
+from api.http import errors, idempotency, middleware, multipart, protocol
 from api.models import TaskQuery
 from api.settings import Settings
+from api.tasks import events
 from engines.dice_talk import pipeline, windows
 from media import image
 from tests.docs.documents import GUIDE, REFERENCE, text, words
@@ -20,7 +21,7 @@ from tests.server import make_settings
 
 TASKS, LOGGING, SERVER, FILES = Settings().tasks, Settings().logging, Settings().server, Settings().files
 ID_LENGTH = int(re.findall(r"\{1,(\d+)\}", middleware._REQUEST_ID.pattern)[0])
-HEAD = http_protocol._HEAD_LIMIT >> 10
+HEAD = protocol._HEAD_LIMIT >> 10
 QUEUE = (TASKS.max_workers, TASKS.max_queue)
 PAGE = TaskQuery.model_json_schema()["properties"]["limit"]
 
@@ -34,9 +35,13 @@ SENTENCES: list[tuple[str, str, tuple[float, ...]]] = [
     (GUIDE, r"超过 `tasks.timeout_seconds`（默认 (\d+) 秒）", (TASKS.timeout_seconds,)),
     (REFERENCE, r"(\d+) s of work \(`tasks.timeout_seconds`\)", (TASKS.timeout_seconds,)),
     (GUIDE, r"正在运行的任务有 (\d+) 秒（`tasks.shutdown_grace`）", (TASKS.shutdown_grace,)),
-    (GUIDE, r"每个文本字段最多 (\d+) 字节，一个表单最多 (\d+) 个字段", (uploads._TEXT_LIMIT, uploads._PART_LIMIT)),
-    (REFERENCE, r"at most (\d+) bytes, a\s+form at most (\d+) fields", (uploads._TEXT_LIMIT, uploads._PART_LIMIT)),
-    (REFERENCE, r"(\d+) fields, (\d+) bytes of text each; (\d+) kB", (uploads._PART_LIMIT, uploads._TEXT_LIMIT, HEAD)),
+    (GUIDE, r"每个文本字段最多 (\d+) 字节，一个表单最多 (\d+) 个字段", (multipart._TEXT_LIMIT, multipart._PART_LIMIT)),
+    (REFERENCE, r"at most (\d+) bytes, a\s+form at most (\d+) fields", (multipart._TEXT_LIMIT, multipart._PART_LIMIT)),
+    (
+        REFERENCE,
+        r"(\d+) fields, (\d+) bytes of text each; (\d+) kB",
+        (multipart._PART_LIMIT, multipart._TEXT_LIMIT, HEAD),
+    ),
     (GUIDE, r"超过 (\d+) 个数据块的图片、\s+超过 (\d+) 次扫描", (image._MAX_PIECES, image._MAX_SCANS)),
     (REFERENCE, r"more than (\d+) pieces, or a JPEG of more than (\d+) scans", (image._MAX_PIECES, image._MAX_SCANS)),
     (GUIDE, r"请求头超过 (\d+) kB", (HEAD,)),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from api.submission import FILE_FIELDS, TEXT_FIELDS
+from api.http.submission import FILE_FIELDS, TEXT_FIELDS
 from engines.base import SynthesisJob, SynthesisParams
 from tests.http.conftest import Client, png
 from tests.media.speech import tone, write_wav

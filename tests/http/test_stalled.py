@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from api.uploads import _FileSink
+from api.http.multipart import _FileSink
 from tests.http.conftest import Client
 from tests.process import START
 from tests.scripted_engine import ScriptedEngine

@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image as Pictures
 
-from api.submission import FILE_FIELDS, TEXT_FIELDS
+from api.http.submission import FILE_FIELDS, TEXT_FIELDS
 from engines.base import Image
 from engines.preview import landmarks as lm
 from engines.preview.engine import PreviewEngine

@@ -15,7 +15,7 @@ from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, MultipartState, parse_options_header
 from starlette.requests import Request
 
-from api.errors import ApiError, FieldError
+from api.http.errors import ApiError, FieldError
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pydantic import BaseModel
 from starlette.datastructures import Headers
 
-from api.errors import ApiError
+from api.http.errors import ApiError
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotent-Replayed"

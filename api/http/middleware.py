@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import ApiError, from_exception, from_status
+from api.http.errors import ApiError, from_exception, from_status
 
 logger = logging.getLogger("api.http")
 

@@ -7,11 +7,11 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from api.errors import ErrorResponse
-from api.idempotency import HEADER
+from api.http.errors import ErrorResponse
+from api.http.idempotency import HEADER
+from api.http.submission import form_defaults
 from api.models import StartForm
 from api.settings import Settings
-from api.submission import form_defaults
 
 _START = "/api/v1/synthesis/start"
 

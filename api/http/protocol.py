@@ -9,7 +9,7 @@ from http import HTTPStatus
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from api.errors import ApiError
+from api.http.errors import ApiError
 
 logger = logging.getLogger("api.http")
 

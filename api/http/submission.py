@@ -10,13 +10,13 @@ from anyio import to_thread
 from pydantic import ValidationError
 from starlette.requests import Request
 
-from api import idempotency
-from api.errors import FieldError, FormError
+from api.http import idempotency
+from api.http.errors import FieldError, FormError
+from api.http.multipart import Form, receive_form
 from api.models import StartForm
 from api.records import Idempotency, Submission, Task, TaskReport
 from api.service import Service
 from api.settings import Settings
-from api.uploads import Form, receive_form
 from engines.base import SynthesisParams
 from media import audio, image
 

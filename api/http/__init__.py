@@ -1,0 +1,1 @@
+"""What knows HTTP: requests, responses, errors and their schema."""
