@@ -52,22 +52,3 @@ def _handle(device_id: int) -> Any:
         return None
     name = names[device_id]
     return pynvml.nvmlDeviceGetHandleByIndex(int(name)) if name.isdecimal() else pynvml.nvmlDeviceGetHandleByUUID(name)
-
-
-def why_no_cuda(device_id: int) -> str | None:
-    """Why PyTorch cannot use this GPU, in a sentence; None when it can. Raises ImportError where there is no PyTorch.
-
-    NVML cannot tell: containers often lack it beside a GPU that works, and it numbers the GPUs in its own way.
-    """
-    try:
-        import torch  # noqa: PLC0415  seconds, and only needed for DICE-Talk
-    except OSError as error:  # a library that PyTorch loads is missing
-        raise ImportError(str(error), name="torch") from error
-    if torch.version.cuda is None:
-        return f"The installed PyTorch, {torch.__version__}, is built without CUDA."
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if count == 0:
-        return "PyTorch finds no CUDA GPU on this machine."
-    if device_id >= count:
-        return f"gpu.device_id is {device_id}, but PyTorch finds {count} CUDA GPU{'s' * (count > 1)}, counted from 0."
-    return None

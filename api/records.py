@@ -5,10 +5,37 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
 from typing import Any, Self
 
-from api.models import TaskErrorCode, TaskStatus
 from engines.base import Engine, FaceBox, Stage, SynthesisParams
+
+
+class TaskStatus(StrEnum):
+    """PENDING → PROCESSING → COMPLETED or FAILED. From PROCESSING back to PENDING only with a stop of the service."""
+
+    PENDING = "PENDING"
+    PROCESSING = "PROCESSING"
+    COMPLETED = "COMPLETED"
+    FAILED = "FAILED"
+
+
+class TaskErrorCode(StrEnum):
+    """Why a task FAILED."""
+
+    NO_FACE = "no_face"
+    INVALID_IMAGE = "invalid_image"
+    INVALID_AUDIO = "invalid_audio"
+    ENCODER_FAILED = "encoder_failed"
+    STORAGE_FULL = "storage_full"
+    GPU_OUT_OF_MEMORY = "gpu_out_of_memory"
+    GPU_FAILED = "gpu_failed"
+    TOO_LARGE = "too_large"
+    TIMEOUT = "timeout"
+    STALLED = "stalled"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+    INTERNAL = "internal"
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from api.engine_factory import Choice, choose_engine
+from api.engine import Choice, choose_engine
 from api.http import openapi
 from api.http.errors import ApiError, respond
 from api.http.middleware import DrainBody, ErrorShape, RequestLog

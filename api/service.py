@@ -11,11 +11,10 @@ from anyio import CapacityLimiter
 from starlette.requests import Request
 
 from api.device import DeviceMonitor
-from api.engine_factory import Choice
-from api.engine_loader import EngineLoader
+from api.engine import Choice, EngineLoader, ServiceState
 from api.http.errors import STORAGE_RETRY_SECONDS, UnavailableError
 from api.http.idempotency import KeysInUse
-from api.models import VERSION, Health, QueueView, ServiceState
+from api.models import VERSION, Health, QueueView
 from api.settings import Settings, SettingsError, used_as
 from api.storage.files import FileStore
 from api.storage.journal import Journal, JournalError

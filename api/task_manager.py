@@ -13,8 +13,7 @@ from dataclasses import replace
 
 from api.admission import check_time
 from api.http.errors import ApiError, UnavailableError
-from api.models import TaskStatus
-from api.records import Maker, Submission, Task, TaskReport, warnings
+from api.records import Maker, Submission, Task, TaskReport, TaskStatus, warnings
 from api.settings import TaskSettings
 from api.storage.files import FileStore
 from api.storage.journal import Journal

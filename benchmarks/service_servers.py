@@ -18,7 +18,8 @@ import uvicorn
 from fastapi import FastAPI, Form, HTTPException, UploadFile
 
 from api.logs import configure_logging
-from api.models import TaskAccepted, TaskStatus, TaskView
+from api.models import TaskAccepted, TaskView
+from api.records import TaskStatus
 from api.server import create_app, http_config, listen
 from engines.base import Cancelled, Emotion, JobCancelledError, Report, Stage, SynthesisJob, SynthesisParams
 from tests.scripted_engine import ScriptedEngine

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from api.models import TaskErrorCode
-from api.records import Idempotency, Maker, Result, Submission, Task
+from api.records import Idempotency, Maker, Result, Submission, Task, TaskErrorCode
 from engines.base import Emotion, FaceBox, Stage, SynthesisParams
 
 PARAMS = SynthesisParams(Emotion.HAPPY, 3.0, 6.0, False, 25, None, 25, 1, 1.0, 512, 0.5)

@@ -11,8 +11,7 @@ from dataclasses import replace
 import pytest
 
 from api.http.errors import ApiError
-from api.models import TaskStatus
-from api.records import Task
+from api.records import Task, TaskStatus
 from api.storage.files import FileStore
 from api.storage.journal import FILE_NAME, Journal
 from engines.base import Stage

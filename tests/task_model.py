@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from api.models import TaskErrorCode, TaskStatus
+from api.records import TaskErrorCode, TaskStatus
 from engines.base import Stage
 from tests.stepped import SteppedEngine
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import cv2
 
-from api.models import TaskStatus
-from api.records import Idempotency, Submission, Task, TaskReport
+from api.records import Idempotency, Submission, Task, TaskReport, TaskStatus
 from api.settings import TaskSettings
 from api.storage.files import FileStore
 from api.storage.journal import Journal

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from api.engine_factory import Choice, choose_engine
+from api.engine import Choice, choose_engine
 from api.settings import Settings
 from engines.base import SetupError
 from engines.dice_talk.checkpoints import REQUIRED_FILES

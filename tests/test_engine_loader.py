@@ -6,9 +6,7 @@ import asyncio
 
 import pytest
 
-from api.engine_factory import Choice
-from api.engine_loader import EngineLoader
-from api.models import ServiceState
+from api.engine import Choice, EngineLoader, ServiceState
 from engines.base import SetupError
 from tests.scripted_engine import ScriptedEngine
 

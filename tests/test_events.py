@@ -14,10 +14,9 @@ from typing import Any
 import pytest
 
 from api.http.errors import ApiError
-from api.models import TaskErrorCode
-from api.records import Result, TaskReport
+from api.models import task_view
+from api.records import Result, TaskErrorCode, TaskReport
 from api.tasks.events import ENDED, HISTORY, Channel, Event, EventHub
-from api.views import task_view
 from engines.base import Stage
 from tests.records import pending
 from tests.sse import Parser, Sent, parsed

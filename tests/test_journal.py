@@ -23,8 +23,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from api.http.errors import JournalWriteError
-from api.models import TaskErrorCode, TaskStatus
-from api.records import Idempotency, Maker, Result, Submission, Task
+from api.records import Idempotency, Maker, Result, Submission, Task, TaskErrorCode, TaskStatus
 from api.storage.database import SCHEMA
 from api.storage.journal import FILE_NAME, Journal, JournalError
 from engines.base import Emotion, FaceBox, Stage, SynthesisParams

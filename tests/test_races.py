@@ -16,8 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 import pytest
 
 from api.http.errors import ApiError
-from api.models import TaskStatus
-from api.records import Task, TaskReport
+from api.records import Task, TaskReport, TaskStatus
 from api.settings import TaskSettings
 from api.storage.files import FileStore
 from api.storage.journal import Journal

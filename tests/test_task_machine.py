@@ -27,8 +27,7 @@ from hypothesis.stateful import (
 )
 
 from api.http.errors import ApiError
-from api.models import TaskErrorCode, TaskStatus
-from api.records import Idempotency, TaskReport
+from api.records import Idempotency, TaskErrorCode, TaskReport, TaskStatus
 from engines.base import GpuFailedError, GpuOutOfMemoryError, NoFaceError, Stage, TooLargeError
 from media.errors import EncoderError
 from tests.records import HOUR

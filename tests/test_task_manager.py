@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from api.http.errors import ApiError, UnavailableError
-from api.models import TaskStatus
-from api.records import Submission, Task
+from api.records import Submission, Task, TaskStatus
 from engines.base import (
     Cancelled,
     FaceBox,

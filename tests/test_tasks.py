@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from api.models import TaskErrorCode, TaskStatus
-from api.records import Idempotency, Maker, Result, Task, warnings
+from api.records import Idempotency, Maker, Result, Task, TaskErrorCode, TaskStatus, warnings
 from engines.base import Emotion, FaceBox, Stage
 from tests.records import HOUR, NOW, PARAMS, completed, failed, full, pending, processing, submission
 from tests.scripted_engine import ScriptedEngine

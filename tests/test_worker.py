@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from api.models import TaskErrorCode
-from api.records import Result
+from api.records import Result, TaskErrorCode
 from api.storage.files import FileStore
 from api.tasks.attempt import Attempt, Failure, explain, job_of
 from engines.base import (

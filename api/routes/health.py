@@ -6,9 +6,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends
 
+from api.engine import ServiceState
 from api.http.errors import UnavailableError
 from api.http.openapi import error_responses
-from api.models import Health, Probe, ServiceState
+from api.models import Health, Probe
 from api.service import RETRY_SECONDS, Service, service_of
 
 router = APIRouter(prefix="/api/health", tags=["health"])

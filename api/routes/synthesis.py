@@ -14,11 +14,10 @@ from api.http.errors import ApiError
 from api.http.idempotency import REPLAYED
 from api.http.openapi import accepted_response, error_responses, video_responses
 from api.http.submission import submit
-from api.models import TaskAccepted, TaskView
+from api.models import TaskAccepted, TaskView, task_view
 from api.records import Task
 from api.service import Service, service_of
 from api.storage.files import FileStore
-from api.views import task_view
 
 PREFIX = "/api/v1/synthesis"
 _RANGE = re.compile(r"bytes=\s*(\d+-\d*|-\d+)(\s*,\s*(\d+-\d*|-\d+))*\s*")

@@ -11,10 +11,9 @@ from starlette.convertors import StringConvertor, register_url_convertor
 
 from api.http.errors import FieldError, wrong_parameters
 from api.http.openapi import accepted_response, error_responses
-from api.models import Manifest, TaskAccepted, TaskList, TaskQuery, TaskView
+from api.models import Manifest, TaskAccepted, TaskList, TaskQuery, TaskView, manifest, task_view
 from api.routes.synthesis import PREFIX, accepted
 from api.service import Service, service_of
-from api.views import manifest, task_view
 
 
 class _TaskId(StringConvertor):

@@ -13,8 +13,7 @@ from typing import Protocol
 
 from api.eta import WorkClock
 from api.http.errors import is_disk_full
-from api.models import TaskErrorCode
-from api.records import Result, Task
+from api.records import Result, Task, TaskErrorCode
 from api.storage.files import FileStore
 from engines.base import Engine, EngineError, JobCancelledError, Report, Stage, SynthesisJob
 from media.errors import MediaError

@@ -20,9 +20,8 @@ from operator import attrgetter
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 
 from api.http.errors import ApiError
-from api.models import TaskStatus
-from api.records import Task, TaskReport
-from api.views import task_view
+from api.models import task_view
+from api.records import Task, TaskReport, TaskStatus
 
 HEARTBEAT_SECONDS = 15.0  # without an event, until a comment tells client and proxies that the stream lives
 INTERVAL_SECONDS = 0.5  # between two events of one state and stage

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from api.eta import SpeedMeter
-from api.models import TaskStatus
-from api.records import Task, TaskReport
+from api.records import Task, TaskReport, TaskStatus
 from api.tasks.attempt import Attempt
 from api.tasks.registry import TaskRegistry
 

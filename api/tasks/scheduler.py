@@ -10,8 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from api.eta import SpeedMeter
-from api.models import TaskErrorCode, TaskStatus
-from api.records import Maker, Result, Task, TaskReport, warnings
+from api.records import Maker, Result, Task, TaskErrorCode, TaskReport, TaskStatus, warnings
 from api.settings import TaskSettings
 from api.storage.files import FileStore
 from api.tasks.attempt import Attempt, Failure, explain, job_of

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from api.http import multipart, submission
-from api.models import TaskErrorCode, TaskStatus
-from api.records import Task
+from api.records import Task, TaskErrorCode, TaskStatus
 from api.routes import synthesis
 from api.storage import database, repair
 from api.storage.files import FileStore

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from api.engine_factory import choose_engine
+from api.engine import choose_engine
 from engines.base import FaceBox, SynthesisJob
 from engines.dice_talk.cost import CostModel
 from engines.dice_talk.engine import DiceTalkEngine

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
+from api.engine import ServiceState
 from api.http import errors
-from api.models import ServiceState
 from tests.process import ROOT
 
 # Calls whose status or code is no literal, by file and source: what they can answer.

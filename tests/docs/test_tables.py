@@ -9,17 +9,9 @@ import pytest
 import yaml
 from starlette.routing import Route
 
-from api.models import (
-    Health,
-    Manifest,
-    QueueView,
-    ServiceState,
-    TaskErrorCode,
-    TaskList,
-    TaskQuery,
-    TaskStatus,
-    TaskView,
-)
+from api.engine import ServiceState
+from api.models import Health, Manifest, QueueView, TaskList, TaskQuery, TaskView
+from api.records import TaskErrorCode, TaskStatus
 from api.routes import docs
 from api.server import create_app
 from api.settings import DEFAULT_CONFIG, Settings

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from api.engine_factory import choose_engine
+from api.engine import choose_engine
 from api.server import create_app
 from api.service import Service
 from engines.base import SetupError
