@@ -309,7 +309,7 @@ def test_a_second_journal_in_the_directory_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_process_has_the_directory_to_itself_until_its_end(tmp_path: Path) -> None:
-    program = "import sys, pathlib, api.directories as d; held = d.Claim(pathlib.Path(sys.argv[1])); print(); input()"
+    program = "import sys, pathlib, api.storage.lock as d; held = d.Claim(pathlib.Path(sys.argv[1])); print(); input()"
     command = [sys.executable, "-c", program, str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
