@@ -1,13 +1,21 @@
-"""The GPU: as NVIDIA's management library (NVML) reports it, and whether PyTorch can use it. No context is made."""
+"""Name and memory of the GPU, from NVIDIA's management library (NVML); no CUDA context is created."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import pynvml
 
-from api.models import Device
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """The GPU as reported by NVIDIA's management library (NVML)."""
+
+    name: str
+    memory_total_bytes: int
+    memory_used_bytes: int
 
 
 class DeviceMonitor:

@@ -1,4 +1,4 @@
-"""Chooses and builds the engine: the only place that names one. Engines are imported when they are needed."""
+"""Selects, builds and loads the engine: the only module that names one. Engines are imported when needed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from engines.base import Engine, SetupError
 
 logger = logging.getLogger("api.engine")
 
-_ON_A_CPU = "On a CPU DICE-Talk takes hours for a video; to run it there on purpose, set"
+_ON_A_CPU = "DICE-Talk takes hours per video on a CPU; to run it there anyway, set"
+_LOAD_FAILED = "The engine could not be loaded; see the server log."
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """An engine that is not loaded yet, and why it is this one (None: the settings name it).
+    """An engine that is not loaded yet.
 
-    `fallback` gives another one, told why this one could not be loaded (None: there is no other).
+    reason: why it was selected; None if the settings name it.
+    fallback: called with the reason why this engine could not be loaded, returns another one; None if there is none.
     """
 
     engine: Engine
@@ -31,7 +33,7 @@ class Choice:
 
 
 def choose_engine(settings: Settings) -> Choice:
-    """Follow `synthesis.engine`. Raises SetupError when the engine it names cannot work here."""
+    """Select the engine according to `synthesis.engine`. Raises SetupError if the named engine cannot work here."""
 
     def preview_instead(reason: str) -> Choice:
         return Choice(_preview(settings), f"The preview engine is in use. {reason}")
@@ -49,15 +51,15 @@ def choose_engine(settings: Settings) -> Choice:
 
 
 def missing_packages(error: ImportError) -> SetupError:
-    """What to tell the person who runs the service when an engine cannot be imported."""
+    """The error for an engine that cannot be imported, with what to install."""
     name = error.name or "A Python package"
     problem = "is not installed"
     if not isinstance(error, ModuleNotFoundError):
-        problem = "cannot be imported (the service's log says why)"
+        problem = "cannot be imported (see the server log)"
         logger.warning("%s cannot be imported", name, exc_info=error)
     return SetupError(
-        f"{name} {problem}, which the engine needs. Install it with pip install -r requirements.txt; "
-        "./start_server.sh does so itself where it sees a GPU or is given --engine dice_talk."
+        f"The engine needs {name}, which {problem}. Run pip install -r requirements.txt; ./start_server.sh does so "
+        "itself if it finds a GPU or is given --engine dice_talk."
     )
 
 
@@ -68,7 +70,7 @@ def _preview(settings: Settings) -> Engine:
 
 
 def _dice_talk_on_gpu(settings: Settings) -> Engine:
-    """For `auto`: nobody is to wait for hours who has not asked for it."""
+    """For `auto`, which never selects DICE-Talk on a CPU: it takes hours there."""
     _check_checkpoints(settings.files.checkpoint_dir)
     if settings.gpu.device_id < 0:
         raise SetupError(f"gpu.device_id is -1. {_ON_A_CPU} synthesis.engine to dice_talk.")
@@ -106,14 +108,14 @@ def _check_checkpoints(directory: Path) -> None:
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise SetupError(
-            f"DICE-Talk's checkpoints are not complete: {', '.join(missing[:3])}{more} "
-            f"{'is' if len(missing) == 1 else 'are'} missing under {directory.name}/. "
-            "Fetch them with ./start_server.sh download, or set synthesis.engine to preview."
+            f"The DICE-Talk checkpoints are incomplete: {', '.join(missing[:3])}{more} "
+            f"{'is' if len(missing) == 1 else 'are'} missing in {directory.name}/. "
+            "Run ./start_server.sh download, or set synthesis.engine to preview."
         )
 
 
 class ServiceState(StrEnum):
-    """What the service is doing as a whole."""
+    """What the service as a whole is doing."""
 
     STARTING = "starting"
     READY = "ready"
@@ -122,39 +124,44 @@ class ServiceState(StrEnum):
     GPU_FAILED = "gpu_failed"
 
 
-_BROKEN = "The engine could not be loaded; the service's log says why."
-
-
 class EngineLoader:
-    """Holds the one engine. `state` is STARTING, then READY or SETUP_FAILED; `reason` says why.
+    """Loads the selected engine in a background thread, so that the server is reachable at once.
 
-    `on_loaded` is called before READY.
+    `on_loaded` is called before `state` becomes READY.
+
+    engines: the loaded engines by name; `engine` is the selected one.
+    state: STARTING, then READY or SETUP_FAILED.
+    reason: why the state is what it is, or why this engine was selected.
+    name: of the selected engine; None until the selection is made.
+    done: set when loading has finished, successfully or not.
     """
 
     def __init__(self, choose: Callable[[], Choice], on_loaded: Callable[[], None] = lambda: None) -> None:
         self._choose = choose
         self._on_loaded = on_loaded
-        self._engine: Engine | None = None
-        self.done = threading.Event()
-        self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
-        self._lock = threading.Lock()
+        self.engines: dict[str, Engine] = {}
         self.state = ServiceState.STARTING
-        self.reason: str | None = "The engine is being loaded."
+        self.reason: str | None = "The engine is still loading."
         self.name: str | None = None
+        self.done = threading.Event()
+        # Guards the end of loading and its waiters.
+        self._lock = threading.Lock()
+        self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
     def start(self) -> None:
-        """Begin to load."""
+        """Start loading."""
         threading.Thread(target=self._load, name="engine-loader", daemon=True).start()
 
     @property
     def engine(self) -> Engine:
-        """The loaded engine. Raises SetupError while there is none."""
-        if self._engine is None:
+        """The selected engine. Raises SetupError unless it is loaded."""
+        engine = self.engines.get(self.name or "")
+        if engine is None:
             raise SetupError(self.reason or "")
-        return self._engine
+        return engine
 
     async def wait(self, seconds: float) -> bool:
-        """Wait until loading has ended, well or not; False when it takes longer."""
+        """Wait until loading has finished; False if it takes longer."""
         waiter = (asyncio.get_running_loop(), asyncio.Event())
         with self._lock:
             if self.done.is_set():
@@ -170,9 +177,9 @@ class EngineLoader:
         return True
 
     def close(self) -> None:
-        """Close the engine, if there is one."""
-        if self._engine is not None:
-            self._engine.close()
+        """Close the loaded engines."""
+        for engine in self.engines.values():
+            engine.close()
 
     def _load(self) -> None:
         try:
@@ -181,13 +188,14 @@ class EngineLoader:
                 choice = self._try(choice)
         except SetupError as error:
             self._end(ServiceState.SETUP_FAILED, str(error))
-            logger.error("Setup failed: %s", error)  # noqa: TRY400  the sentence says it all
+            # The message is enough: no traceback.
+            logger.error("Setup failed: %s", error)  # noqa: TRY400
         except Exception:
-            self._end(ServiceState.SETUP_FAILED, _BROKEN)
+            self._end(ServiceState.SETUP_FAILED, _LOAD_FAILED)
             logger.exception("Setup failed")
 
     def _try(self, choice: Choice) -> Choice | None:
-        """Load this engine. None when it is ready, otherwise what to try instead; raises when there is nothing."""
+        """Load this engine. Returns None on success, otherwise the fallback; raises if there is none."""
         self.name = choice.engine.name
         try:
             _load_engine(choice.engine)
@@ -195,10 +203,10 @@ class EngineLoader:
             if choice.fallback is None:
                 raise
             expected = isinstance(error, SetupError)
-            why = str(error) if expected else f"The {self.name} engine could not be loaded; the service's log says why."
+            why = str(error) if expected else f"The {self.name} engine could not be loaded; see the server log."
             logger.warning("Engine %s: %s", choice.engine.name, why, exc_info=None if expected else error)
             return choice.fallback(why)
-        self._engine = choice.engine
+        self.engines[choice.engine.name] = choice.engine
         if choice.reason:
             logger.warning("%s", choice.reason)
         self._on_loaded()
@@ -217,23 +225,25 @@ class EngineLoader:
 
 
 def _load_engine(engine: Engine) -> None:
+    # Engines import large packages only when they load.
     try:
         engine.load()
-    except ImportError as error:  # engines import what is large when they load
+    except ImportError as error:
         raise missing_packages(error) from error
 
 
 def why_no_cuda(device_id: int) -> str | None:
-    """Why PyTorch cannot use this GPU, in a sentence; None when it can. Raises ImportError where there is no PyTorch.
+    """Why PyTorch cannot use this GPU; None if it can. Raises ImportError without PyTorch.
 
-    NVML cannot tell: containers often lack it beside a GPU that works, and it numbers the GPUs in its own way.
+    NVML does not know: containers often lack it although their GPU works, and its numbering differs from CUDA's.
     """
+    # The import takes seconds, and only DICE-Talk needs it. OSError: a shared library of PyTorch is missing.
     try:
-        import torch  # noqa: PLC0415  seconds, and only needed for DICE-Talk
-    except OSError as error:  # a library that PyTorch loads is missing
+        import torch  # noqa: PLC0415
+    except OSError as error:
         raise ImportError(str(error), name="torch") from error
     if torch.version.cuda is None:
-        return f"The installed PyTorch, {torch.__version__}, is built without CUDA."
+        return f"The installed PyTorch {torch.__version__} is built without CUDA."
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count == 0:
         return "PyTorch finds no CUDA GPU on this machine."

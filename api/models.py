@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from api.device import Device
 from api.engine import ServiceState
 from api.fields import (
     DynamicScale,
@@ -18,11 +20,11 @@ from api.fields import (
     Seconds,
     Seed,
 )
-from api.http import examples
 from api.records import Task, TaskErrorCode, TaskReport, TaskStatus
 from engines.base import Emotion, Stage, SynthesisParams
 
 VERSION = "0.1.0"
+_ENCODED_TASKS = 32
 
 
 class StartForm(BaseModel):
@@ -50,8 +52,6 @@ class StartForm(BaseModel):
 class TaskAccepted(BaseModel):
     """202: the task waits for its turn."""
 
-    model_config = ConfigDict(json_schema_extra={"example": examples.ACCEPTED})
-
     task_id: str
     status: Literal["PENDING"] = "PENDING"
     message: str
@@ -63,8 +63,6 @@ class TaskAccepted(BaseModel):
 
 class TaskView(BaseModel):
     """A task as its client sees it."""
-
-    model_config = ConfigDict(json_schema_extra={"example": examples.VIEW})
 
     task_id: str
     status: TaskStatus
@@ -102,8 +100,6 @@ class TaskQuery(BaseModel):
 
 class TaskList(BaseModel):
     """Tasks, the newest first."""
-
-    model_config = ConfigDict(json_schema_extra={"example": examples.LIST})
 
     data: list[TaskView]
     has_more: bool = Field(description="Whether there are older ones: ask for them with `after=last_id`.")
@@ -152,8 +148,6 @@ class ManifestOutput(BaseModel):
 class Manifest(BaseModel):
     """All it takes to make the same video again, and to know that it is the same."""
 
-    model_config = ConfigDict(json_schema_extra={"example": examples.MANIFEST})
-
     task_id: str
     status: TaskStatus
     inputs: ManifestInputs
@@ -164,14 +158,6 @@ class Manifest(BaseModel):
     attempt: int = Field(description="How often the task was begun.")
     timings: ManifestTimings
     output: ManifestOutput | None = Field(description="Null until the video is ready.")
-
-
-class Device(BaseModel):
-    """The GPU, as NVIDIA's management library reports it."""
-
-    name: str
-    memory_total_bytes: int
-    memory_used_bytes: int
 
 
 class QueueView(BaseModel):
@@ -208,14 +194,14 @@ class Probe(BaseModel):
 
 
 def task_view(report: TaskReport) -> TaskView:
-    """A task as its client sees it."""
+    """The body of a task's status."""
     task = report.task
     message = task.message
     if report.queue_position is not None:
-        waiting = "Waiting to run again" if task.attempt else "Waiting"  # the service was stopped meanwhile
-        message = f"{waiting}, number {report.queue_position} in the queue."
+        queued = "Queued to run again" if task.attempt else "Queued"
+        message = f"{queued}, position {report.queue_position}."
     elif task.cancelled and not task.ended:
-        message = "Being cancelled."
+        message = "Cancelling."
     return TaskView(
         task_id=task.id,
         status=task.status,
@@ -237,8 +223,35 @@ def task_view(report: TaskReport) -> TaskView:
     )
 
 
+class StatusEncoder:
+    """Encodes the body of a status once per state of a task; polls and events share it.
+
+    Keeps the latest body of each of the last `_ENCODED_TASKS` tasks. For one event loop.
+    """
+
+    def __init__(self) -> None:
+        self._bodies: dict[str, tuple[TaskReport, bytes]] = {}
+
+    def __call__(self, report: TaskReport) -> bytes:
+        """The JSON of `task_view(report)`."""
+        report = replace(report, eta_seconds=None if report.eta_seconds is None else round(report.eta_seconds, 1))
+        known = self._bodies.pop(report.task.id, None)
+        if known is None or not _same(known[0], report):
+            known = report, task_view(report).model_dump_json().encode()
+            if len(self._bodies) >= _ENCODED_TASKS:
+                del self._bodies[next(iter(self._bodies))]
+        self._bodies[report.task.id] = known
+        return known[1]
+
+
+def _same(one: TaskReport, other: TaskReport) -> bool:
+    return (
+        one.task is other.task and one.queue_position == other.queue_position and one.eta_seconds == other.eta_seconds
+    )
+
+
 def manifest(task: Task) -> Manifest:
-    """What was sent, what made the video, and what came out."""
+    """The body of a task's manifest."""
     submission, result = task.submission, task.result
     worked = None
     if task.started_at is not None and task.completed_at is not None:

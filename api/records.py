@@ -1,18 +1,21 @@
-"""What a task is: the records the task manager keeps, and the steps they may take."""
+"""The task record: its states, its error codes, and the transitions between them.
+
+The field names of `Task`, `Submission`, `EngineIdentity`, `Idempotency` and `Result` are the journal's on-disk format:
+see `api/storage/database.py` before changing one.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any, Self
 
+from api.utils import sha256_json
 from engines.base import Engine, FaceBox, Stage, SynthesisParams
 
 
 class TaskStatus(StrEnum):
-    """PENDING → PROCESSING → COMPLETED or FAILED. From PROCESSING back to PENDING only with a stop of the service."""
+    """PENDING → PROCESSING → COMPLETED or FAILED; an interruption returns PROCESSING to PENDING."""
 
     PENDING = "PENDING"
     PROCESSING = "PROCESSING"
@@ -40,7 +43,7 @@ class TaskErrorCode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Idempotency:
-    """How a request that is sent again is known: its Idempotency-Key, and a print of its parts."""
+    """What identifies an idempotent request: its Idempotency-Key and a fingerprint of its files and fields."""
 
     key: str
     print: str
@@ -48,28 +51,37 @@ class Idempotency:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A checked request: the names of its files in the upload store, which are their SHA-256, and all a job needs."""
+    """A validated request: everything a job needs.
+
+    image, audio: names in the upload store, which are the SHA-256 of the content.
+    seconds: length of speech to use, `duration` already applied.
+    size: (width, height) of the upright portrait in pixels.
+    given: form fields that the client sent; the others hold their defaults.
+    warnings: about the portrait.
+    request_id: ties the task to its request in the log.
+    """
 
     image: str
     audio: str
     seconds: float
-    size: tuple[int, int]  # of the portrait, in pixels
+    size: tuple[int, int]
     face: FaceBox
     params: SynthesisParams
-    given: tuple[str, ...] = ()  # the fields that the client sent, the others have their defaults
-    warnings: tuple[str, ...] = ()  # about the portrait
-    request_id: str = ""  # ties the task to its request in the log
+    given: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    request_id: str = ""
     idempotency: Idempotency | None = None
 
     def key(self, engine: Engine) -> str:
-        """Equal for requests that give the same video."""
-        parts = [self.image, self.audio, engine.name, engine.version, engine.checkpoint, asdict(self.params)]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        """A key that is equal for requests that produce the same video with this engine."""
+        return sha256_json(
+            [self.image, self.audio, engine.name, engine.version, engine.checkpoint, asdict(self.params)]
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Maker:
-    """The engine that found the face and makes the video: enough to know whether another one would make the same."""
+class EngineIdentity:
+    """Identifies an engine: two with equal identities produce the same video from the same job."""
 
     name: str
     version: str
@@ -77,44 +89,52 @@ class Maker:
 
     @classmethod
     def of(cls, engine: Engine) -> Self:
-        """Who `engine` is."""
+        """The identity of a loaded engine."""
         return cls(engine.name, engine.version, engine.checkpoint)
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A finished video, shared by equal tasks: its name in the output store."""
+    """A finished video, shared by equal tasks: its name in the output store, SHA-256 and size in bytes."""
 
     name: str
     sha256: str
-    size: int  # bytes
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One request and how far it has come. A record never changes: each step makes a new one.
+    """One request and its progress. Records are immutable: each transition returns a new one.
 
-    Times are seconds since the epoch.
+    All times are Unix times in seconds.
+    position: in the order of acceptance, over all tasks.
+    key: see `Submission.key`.
+    maker: the engine that accepted the task or, once it has started, that runs it.
+    accepted_position: place in the queue when the task was accepted, 1 is next.
+    attempt: number of times the task was started.
+    cancelled: cancellation was requested; the task ends when the engine checks for it.
+    deleted: deletion was requested while the task was running; it is hidden, and removed when the engine stops.
+    remaining_seconds: until the video is ready, as reported by the engine at `updated_at`.
     """
 
     id: str
-    position: int  # in the order of acceptance
+    position: int
     key: str
     submission: Submission
-    maker: Maker
+    maker: EngineIdentity
     warnings: tuple[str, ...]
     estimate_seconds: float
     created_at: float
     updated_at: float
-    accepted_position: int = 1  # in the queue, as the client was told
+    accepted_position: int = 1
     status: TaskStatus = TaskStatus.PENDING
     stage: Stage = Stage.QUEUED
     progress: float = 0.0
-    message: str = "Waiting for its turn."
-    attempt: int = 0  # how often it was begun
-    cancelled: bool = False  # asked for; the task ends when its engine has noticed
-    deleted: bool = False  # asked for while it ran: nobody sees it any more, and it goes when its engine has noticed
-    remaining_seconds: float | None = None  # until the video is ready, as the engine said at `updated_at`
+    message: str = "Queued."
+    attempt: int = 0
+    cancelled: bool = False
+    deleted: bool = False
+    remaining_seconds: float | None = None
     started_at: float | None = None
     completed_at: float | None = None
     expires_at: float | None = None
@@ -123,23 +143,27 @@ class Task:
 
     @property
     def ended(self) -> bool:
-        """Whether the task has come to its last state."""
+        """Whether the task is in a terminal state."""
         return self.status in (TaskStatus.COMPLETED, TaskStatus.FAILED)
 
     @property
     def uploads(self) -> tuple[str, str]:
-        """The names of its files in the upload store."""
+        """Names of the task's files in the upload store."""
         return self.submission.image, self.submission.audio
 
-    def begun(self, now: float) -> Task:
-        """PENDING → PROCESSING, once more."""
+    def expired(self, now: float) -> bool:
+        """Whether the retention of the task is over."""
+        return self.expires_at is not None and self.expires_at <= now
+
+    def started(self, now: float) -> Task:
+        """PENDING → PROCESSING; counts an attempt."""
         return self._step(
             TaskStatus.PENDING, now, status=TaskStatus.PROCESSING, started_at=now, stage=Stage.PREPARING,
             message="Preparing.", attempt=self.attempt + 1,
         )  # fmt: skip
 
     def reported(self, now: float, stage: Stage, progress: float, message: str, remaining: float | None) -> Task:
-        """Progress never falls, and reaches 1 only with COMPLETED."""
+        """Record progress, which never decreases and reaches 1 only with COMPLETED."""
         progress = min(max(progress, self.progress), 0.999)
         return self._step(
             TaskStatus.PROCESSING, now, stage=stage, progress=progress, message=message, remaining_seconds=remaining
@@ -159,12 +183,16 @@ class Task:
             expires_at=expires_at,
         )  # fmt: skip
 
-    def waiting_again(self, now: float) -> Task:
-        """PROCESSING → PENDING: the service ended before the task did, and the next one runs it again."""
+    def requeued(self, now: float) -> Task:
+        """PROCESSING → PENDING: the process ended before the task did; the next one runs it again."""
         return self._step(
             TaskStatus.PROCESSING, now, status=TaskStatus.PENDING, stage=Stage.QUEUED, progress=0.0, started_at=None,
-            remaining_seconds=None, message="Waiting to run again.",
+            remaining_seconds=None, message="Requeued after an interruption.",
         )  # fmt: skip
+
+    def with_engine(self, engine: Engine) -> Task:
+        """The same task, to be run by this engine."""
+        return replace(self, maker=EngineIdentity.of(engine), warnings=client_warnings(self.submission, engine))
 
     def _step(self, expected: TaskStatus, now: float, **changes: Any) -> Task:
         if self.ended or self.status is not expected:
@@ -172,15 +200,15 @@ class Task:
         return replace(self, updated_at=max(now, self.updated_at), **changes)
 
 
-def warnings(submission: Submission, engine: Engine) -> tuple[str, ...]:
-    """What a client should know: about the portrait, and of the fields it sent that this engine cannot honour."""
+def client_warnings(submission: Submission, engine: Engine) -> tuple[str, ...]:
+    """Warnings about the portrait, and about each field the client sent that the engine ignores."""
     ignored = [warning for name, warning in engine.ignored_fields.items() if name in submission.given]
     return (*submission.warnings, *ignored)
 
 
 @dataclass(frozen=True, slots=True)
 class TaskReport:
-    """A task, and what only the queue knows about it."""
+    """A task with its place in the queue (1 is next; None unless queued) and its estimated remaining seconds."""
 
     task: Task
     queue_position: int | None

@@ -1,8 +1,8 @@
 """The application, and `python -m api.server`.
 
-Exit codes: 0 stopped cleanly, 1 stopped with a task still running, 2 wrong settings, 3 the address is taken or
-unusable, 8 the GPU failed, or the engine that uses it fell silent: only a new process can use it again, so whoever
-supervises this one should start another, which goes on with the tasks that wait.
+Exit codes: 0 clean shutdown; 1 shutdown with a task still running; 2 invalid configuration; 3 the address is in use or
+invalid; 8 the GPU failed or its engine stopped responding. Only a new process can use the GPU again, so the supervisor
+should restart this one; the new process resumes the queued tasks.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: BLAS threads spin on cores the renderer needs
+# Before numpy is imported: idle BLAS threads would spin on cores that the renderer needs.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import uvicorn
 from fastapi import FastAPI
@@ -33,23 +34,31 @@ from api.http import openapi
 from api.http.errors import ApiError, respond
 from api.http.middleware import DrainBody, ErrorShape, RequestLog
 from api.http.protocol import bounded_protocol
+from api.http.sse import EventEncoder
+from api.http.submission import Submissions
 from api.logs import configure_logging
-from api.models import VERSION
+from api.models import VERSION, StatusEncoder
 from api.options import settings_from
 from api.routes import docs, events, health, synthesis, tasks
 from api.service import Service, disk_free_bytes
 from api.settings import Settings, SettingsError
-from engines.base import Engine, EngineError
-from media.errors import MediaError
+from api.tasks.events import EventHub
+from engines.base import Engine
+from media.errors import CodedError
 
 logger = logging.getLogger("api.server")
 
-_BACKLOG = 2048  # connections that wait to be accepted
-_SWEEP_SECONDS, _WATCH_SECONDS = 60.0, 1.0
-_EXIT_SECONDS = 30.0  # for open requests to end, once all tasks have
-_LAST_POLLS_SECONDS = 5.0  # for clients to read how their tasks ended, when the service ends by itself
-_LAST_WRITE_SECONDS = 5.0  # for a disk to take what is late, when the process leaves
-_EXIT_UNFINISHED, _EXIT_GPU = 1, 8
+# Connections waiting to be accepted.
+_BACKLOG = 2048
+# Intervals of the periodic tasks.
+SWEEP_SECONDS, WATCH_SECONDS = 60.0, 1.0
+# Grace for open requests once all tasks have ended.
+_EXIT_SECONDS = 30.0
+# Before an exit on its own, clients get this long to read how their tasks ended.
+LAST_POLLS_SECONDS = 5.0
+# Grace for flushing pending journal writes at exit.
+_LAST_WRITE_SECONDS = 5.0
+EXIT_UNFINISHED, EXIT_CONFIGURATION, EXIT_ADDRESS, EXIT_GPU = 1, 2, 3, 8
 _DESCRIPTION = """\
 One portrait, one speech recording and an emotion become a talking-portrait video.
 一张肖像、一段语音和一种情绪，生成会说话的肖像视频。
@@ -63,9 +72,10 @@ Videos of the `preview` engine are labelled as previews; they are not made by th
 def create_app(
     settings: Settings, engine: Engine | None = None, *, disk_free: Callable[[Path], int] = disk_free_bytes
 ) -> FastAPI:
-    """Build the service. `engine` replaces the one the settings choose; it is loaded like any other."""
+    """Build the application. `engine` replaces the one that the settings select; it is loaded in the same way."""
     choose = (lambda: Choice(engine)) if engine is not None else (lambda: choose_engine(settings))
-    service = Service(settings, choose, disk_free)
+    status_body = StatusEncoder()
+    service = Service(settings, choose, disk_free, EventHub(EventEncoder(status_body)))
     app = FastAPI(
         title="DICE-Talk API",
         version=VERSION,
@@ -76,15 +86,17 @@ def create_app(
         redoc_url=None,
     )
     app.state.service = service
-    # What is asked most often is found first.
+    app.state.submissions = Submissions(service)
+    app.state.status_body = status_body
+    # In order of traffic, as routes are matched in order.
     for router in (synthesis.router, tasks.router, events.router, health.router, docs.router):
         app.include_router(router)
     app.mount(docs.ASSETS, docs.assets)
-    for error in (ApiError, HTTPException, RequestValidationError, MediaError, EngineError):
+    for error in (ApiError, CodedError, HTTPException, RequestValidationError):
         app.add_exception_handler(error, respond)
     openapi.install(app, settings)
-    # Starlette puts the last one added outermost. ErrorShape stands on both sides of CORS: inside, so that errors
-    # get CORS headers too, and outside, for CORS's own refusals.
+    # Starlette puts the last one added outermost. ErrorEnvelope is on both sides of CORS: inside, so that errors get
+    # CORS headers too, and outside, for CORS's own errors.
     app.add_middleware(DrainBody)
     app.add_middleware(ErrorShape)
     app.add_middleware(
@@ -112,30 +124,30 @@ def create_app(
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
     service.loader.start()
-    chores = (
-        asyncio.create_task(_repeat(service.tasks.sweep, _SWEEP_SECONDS)),
-        asyncio.create_task(_repeat(service.tasks.watch, _WATCH_SECONDS)),
+    periodic = (
+        asyncio.create_task(_repeat(service.task_manager.sweep, SWEEP_SECONDS)),
+        asyncio.create_task(_repeat(service.task_manager.watch, WATCH_SECONDS)),
     )
     yield
-    for chore in chores:
-        chore.cancel()
+    for task in periodic:
+        task.cancel()
     if await asyncio.to_thread(service.drain):
         service.close()
 
 
-async def _repeat(chore: Callable[[], None], seconds: float) -> None:
+async def _repeat(job: Callable[[], None], seconds: float) -> None:
     while True:
         try:
-            await asyncio.to_thread(chore)
+            await asyncio.to_thread(job)
         except Exception:
-            logger.exception("A chore failed; it will be tried again")
+            logger.exception("Periodic task %s failed; retrying in %.0f s", job.__name__, seconds)
         await asyncio.sleep(seconds)
 
 
 class DrainingServer(uvicorn.Server):
-    """Keeps answering polls and downloads while running tasks are given their grace; a second signal ends it now.
+    """Keeps serving polls and downloads during the grace period of running tasks; a second signal exits immediately.
 
-    Ends by itself when the GPU has failed, `last_polls` seconds after all tasks have.
+    Exits on its own after a GPU failure, `last_polls` seconds after all tasks have ended.
     """
 
     def __init__(self, config: uvicorn.Config, service: Service, last_polls: float) -> None:
@@ -146,7 +158,7 @@ class DrainingServer(uvicorn.Server):
         threading.Thread(target=self._end_without_gpu, name="gpu-watch", daemon=True).start()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """TERM and Ctrl-C. The base class would also raise the signal again at the end; ours is a clean exit."""
+        """Handle SIGTERM and Ctrl-C. Unlike the base class, does not re-raise the signal after a clean shutdown."""
         if self._draining:
             self.should_exit = self.force_exit = True
         else:
@@ -158,20 +170,21 @@ class DrainingServer(uvicorn.Server):
         self._end()
 
     def _end_without_gpu(self) -> None:
-        self._service.tasks.gpu_failed.wait()
+        self._service.task_manager.gpu_failed.wait()
         self._service.drain()
         time.sleep(self._last_polls)
         self._end()
 
     def _end(self) -> None:
         self.should_exit = True
-        time.sleep(_EXIT_SECONDS)  # this thread ends with the process, long before
-        logger.error("The process does not end by itself; leaving now")
-        _leave(self._service, _EXIT_UNFINISHED if self._service.tasks.gpu_failure is None else _EXIT_GPU)
+        # A daemon thread: usually the process exits during this pause.
+        time.sleep(_EXIT_SECONDS)
+        logger.error("Shutdown timed out; forcing exit")
+        _exit(self._service, EXIT_UNFINISHED if self._service.task_manager.gpu_failure is None else EXIT_GPU)
 
 
 def http_config(app: FastAPI) -> uvicorn.Config:
-    """How the service is served."""
+    """uvicorn's configuration."""
     service: Service = app.state.service
     protocol = bounded_protocol(service.settings.server.idle_timeout)
     return uvicorn.Config(
@@ -180,58 +193,61 @@ def http_config(app: FastAPI) -> uvicorn.Config:
 
 
 def main(
-    arguments: list[str] | None = None, engine: Engine | None = None, *, last_polls: float = _LAST_POLLS_SECONDS
+    arguments: list[str] | None = None, engine: Engine | None = None, *, last_polls: float = LAST_POLLS_SECONDS
 ) -> int:
-    """Run the service until it is told to stop; returns the exit code. `engine` is as for `create_app`."""
+    """Run the service until it is stopped; returns the exit code. `engine`: see `create_app`."""
     try:
         settings = settings_from(arguments)
     except SettingsError as error:
-        return _wrong(error)
+        return _report(error)
     host, port = settings.server.host, settings.server.port
     try:
         listener = listen(host, port)
-    except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be one
+    # UnicodeError: a host name that cannot be encoded.
+    except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         print(
             f"Cannot listen on {host} port {port}: {reason}. "
-            "Choose others with --host and --port, or server.host and server.port.",
+            "Set another address with --host and --port, or with server.host and server.port.",
             file=sys.stderr,
         )
-        return 3
+        return EXIT_ADDRESS
     try:
         configure_logging(settings)
         app = create_app(settings, engine)
     except SettingsError as error:
         listener.close()
-        return _wrong(error)
+        return _report(error)
     logger.info("Listening on %s port %d", host, port)
     service: Service = app.state.service
     server = DrainingServer(http_config(app), service, last_polls)
     server.run(sockets=[listener])
     stopped = not server.force_exit and service.drain()
-    if service.tasks.gpu_failure is not None:
-        logger.error("The service ends because the GPU failed; it has to be started again")
-        _leave(service, _EXIT_GPU)  # PyTorch's own way out touches the GPU, and could end in another code
+    if service.task_manager.gpu_failure is not None:
+        logger.error("Exiting after a GPU failure; restart the service")
+        # PyTorch's exit handlers use the GPU, and may end with another exit code.
+        _exit(service, EXIT_GPU)
     if not stopped:
-        _leave(service, _EXIT_UNFINISHED)  # workers that still run would keep the process
+        # Worker threads that are still running would keep the process alive.
+        _exit(service, EXIT_UNFINISHED)
     return 0
 
 
-def _leave(service: Service, code: int) -> NoReturn:
-    """End the process though threads still run. What the journal has not written yet is tried once more."""
-    writer = threading.Thread(target=service.journal.write_late, name="journal", daemon=True)
+def _exit(service: Service, code: int) -> NoReturn:
+    """Exit although threads are still running, after a last attempt to flush the journal."""
+    writer = threading.Thread(target=service.journal.flush_pending, name="journal", daemon=True)
     writer.start()
     writer.join(_LAST_WRITE_SECONDS)
     os._exit(code)
 
 
-def _wrong(error: SettingsError) -> int:
-    print(f"The settings are wrong.\n{error}", file=sys.stderr)
-    return 2
+def _report(error: SettingsError) -> int:
+    print(f"Invalid configuration.\n{error}", file=sys.stderr)
+    return EXIT_CONFIGURATION
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens at the address: until it does, another service can bind it too. Raises OSError."""
+    """A listening socket. Listening, not only binding, claims the address. Raises OSError."""
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     listener = socket.socket(family, kind, protocol)
     try:

@@ -1,172 +1,171 @@
-"""The parts of one running service; `create_app` builds it and keeps it on `app.state`."""
+"""One running service: its parts, its state, and its shutdown."""
 
 from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from pathlib import Path
-
-from anyio import CapacityLimiter
-from starlette.requests import Request
 
 from api.device import DeviceMonitor
 from api.engine import Choice, EngineLoader, ServiceState
-from api.http.errors import STORAGE_RETRY_SECONDS, UnavailableError
-from api.http.idempotency import KeysInUse
-from api.models import VERSION, Health, QueueView
-from api.settings import Settings, SettingsError, used_as
+from api.settings import Settings, SettingsError, TaskSettings, used_as
+from api.storage.errors import JournalError
 from api.storage.files import FileStore
-from api.storage.journal import Journal, JournalError
-from api.task_manager import TaskManager
+from api.storage.journal import Journal
+from api.storage.workspaces import Workspaces
+from api.task_manager import TaskManager, new_task_id
+from api.tasks.errors import (
+    DrainingError,
+    GpuUnavailableError,
+    JournalFailedError,
+    LowDiskSpaceError,
+    SetupFailedError,
+    StartingError,
+    UnavailableError,
+)
 from api.tasks.events import EventHub
+from api.tasks.queue import TaskQueue
+from api.tasks.registry import TaskListener, TaskRegistry
+from api.tasks.scheduler import SYSTEM_CLOCKS, Clocks, Scheduler, new_workers
+from engines.base import Engine
 
-_ENGINE_WAIT_SECONDS = 30.0  # that a submission waits for an engine that is being loaded
-RETRY_SECONDS = 30.0
-_CHECKS_AT_ONCE = 2  # the largest portraits take 400 MB each while they are decoded, progressive and CMYK ones 800
+# How long a submission waits for an engine that is still loading.
+ENGINE_WAIT_SECONDS = 30.0
+# Below `files.data_dir`.
+_WORKSPACES = "workspaces"
 
 
 class Service:
-    """Settings, files, journal, engine and queue. Raises SettingsError (a directory cannot be used)."""
+    """The parts of one service. Raises SettingsError when a directory cannot be used.
 
-    def __init__(self, settings: Settings, choose: Callable[[], Choice], disk_free: Callable[[Path], int]) -> None:
+    `choose` selects the engine, which is loaded by `loader.start()`; `disk_free` returns the free bytes of the disk
+    that a directory is on; `events` is notified of all changes of tasks.
+    """
+
+    def __init__(
+        self, settings: Settings, choose: Callable[[], Choice], disk_free: Callable[[Path], int], events: EventHub
+    ) -> None:
         self.settings = settings
+        self.events = events
+        self.engine_wait_seconds = ENGINE_WAIT_SECONDS
         self._disk_free = disk_free
         with used_as("files.upload_dir"):
             self.uploads = FileStore(settings.files.upload_dir)
         with used_as("files.output_dir"):
             self.outputs = FileStore(settings.files.output_dir)
-        self.journal = _journal(settings.files.data_dir)
-        self.events = EventHub()
-        self.keys_in_use = KeysInUse()
-        self.loader = EngineLoader(choose, self._engine_loaded)
-        self.tasks = TaskManager(
+        self.journal = _open_journal(settings.files.data_dir)
+        workspaces = Workspaces(settings.files.data_dir / _WORKSPACES)
+        self.task_manager = build_task_manager(
             lambda: self.loader.engine,
             settings.tasks,
-            self.uploads,
-            self.outputs,
-            self.journal,
-            events=self.events,
+            journal=self.journal,
+            uploads=self.uploads,
+            outputs=self.outputs,
+            workspaces=workspaces,
+            listener=self.events,
         )
-        self._remove_leftovers()
+        self.loader = EngineLoader(choose, on_loaded=self.task_manager.resume)
+        self._remove_leftovers(workspaces)
         self.device = DeviceMonitor(settings.gpu.device_id)
-        self.checks = CapacityLimiter(_CHECKS_AT_ONCE)
-        self.engine_wait_seconds = _ENGINE_WAIT_SECONDS
         self._draining = False
         self._drain_lock = threading.Lock()
         self._stopped: bool | None = None
 
     @property
     def state(self) -> ServiceState:
-        """What the service is doing."""
+        """What the service as a whole is doing."""
         if self._draining:
             return ServiceState.DRAINING
-        return self.loader.state if self.tasks.gpu_failure is None else ServiceState.GPU_FAILED
+        return self.loader.state if self.task_manager.gpu_failure is None else ServiceState.GPU_FAILED
 
     @property
-    def reason(self) -> str | None:
-        """Why the service is not ready, or why this engine was chosen."""
+    def model_loaded(self) -> bool:
+        """Whether the DICE-Talk networks are loaded and their GPU works."""
+        return (
+            self.loader.name == "dice_talk"
+            and self.loader.state is ServiceState.READY
+            and self.task_manager.gpu_failure is None
+        )
+
+    def problems(self) -> Iterator[UnavailableError]:
+        """Why tasks are not accepted now, the gravest reason first. A full queue is none: it empties by itself."""
+        failure = self.task_manager.gpu_failure
         if self._draining:
-            return "The service is stopping."
-        failure = self.tasks.gpu_failure
-        if failure is not None:
-            return f"{failure} The service ends, to be started again."
-        troubles = (self._short_of_room(), self.journal.failing)
-        return " ".join(filter(None, (*troubles, self.loader.reason, self.journal.damage))) or None
+            yield DrainingError()
+        elif failure is not None:
+            yield GpuUnavailableError(failure)
+        elif self.loader.state is ServiceState.STARTING:
+            yield StartingError()
+        elif self.loader.state is ServiceState.SETUP_FAILED:
+            yield SetupFailedError(self.loader.reason)
+        yield from self._disk_space_problem()
+        if self.journal.failing is not None:
+            yield JournalFailedError(self.journal.failing)
 
     def check_open(self) -> None:
-        """Raise UnavailableError when a submission would be refused now."""
-        if self.state is ServiceState.SETUP_FAILED:
-            raise UnavailableError("setup_failed", self.loader.reason or "The engine cannot start.", RETRY_SECONDS)
-        self.tasks.check_open()
-        self._check_room()
+        """Raise UnavailableError when a submission would be refused now.
 
-    def check_disk(self) -> None:
-        """Raise UnavailableError when the disk takes no tasks: no room, or the journal could not be written."""
-        self._check_room()
-        if self.journal.failing is not None:
-            raise UnavailableError("journal_failed", self.journal.failing, STORAGE_RETRY_SECONDS)
+        A loading engine is no reason, as `engine_ready` waits for it; nor is a journal that could not be written, as
+        the submission's own write may succeed.
+        """
+        if self.loader.state is ServiceState.SETUP_FAILED:
+            raise SetupFailedError(self.loader.reason)
+        self.task_manager.check_open()
+        for problem in self._disk_space_problem():
+            raise problem
 
     async def engine_ready(self) -> None:
         """Wait until the engine is loaded. Raises UnavailableError."""
         if not await self.loader.wait(self.engine_wait_seconds):
-            raise UnavailableError("starting", "The engine is still being loaded.", RETRY_SECONDS)
+            raise StartingError
         self.check_open()
 
-    def health(self) -> Health:
-        """All figures of GET /api/health."""
-        running, waiting = self.tasks.counts()
-        device = self.device.read()
-        state = self.state
-        well = state is ServiceState.READY and self._short_of_room() is None and self.journal.failing is None
-        return Health(
-            status="healthy" if well else "unhealthy",
-            gpu_available=device is not None,
-            model_loaded=self.loader.name == "dice_talk" and self._engine_works(),
-            version=VERSION,
-            engine=self.loader.name,
-            state=state,
-            reason=self.reason,
-            device=device,
-            queue=QueueView(
-                running=running,
-                waiting=waiting,
-                max_workers=self.settings.tasks.max_workers,
-                max_queue=self.settings.tasks.max_queue,
-            ),
-            disk_free_bytes=self._free(self.outputs.directory),
-        )
+    def disk_free_bytes(self) -> int | None:
+        """Free space for videos; None if it cannot be determined."""
+        return self._free(self.outputs.directory)
 
     def drain(self) -> bool:
-        """Stop: see TaskManager.shutdown. Blocks; later calls wait for the first. True when all workers stopped.
+        """Shut the tasks down: see TaskManager.shutdown. Blocks; later calls wait for the first.
 
-        Called because the GPU failed, it leaves `state` at that, and has nothing to wait for.
+        Returns whether all workers have stopped. After a GPU failure `state` stays at that, and no task gets any grace.
         """
-        lost = self.tasks.gpu_failure is not None
-        self._draining = self._draining or not lost
+        gpu_failed = self.task_manager.gpu_failure is not None
+        self._draining = self._draining or not gpu_failed
         with self._drain_lock:
             if self._stopped is None:
-                self._stopped = self.tasks.shutdown(0 if lost else self.settings.tasks.shutdown_grace)
+                self._stopped = self.task_manager.shutdown(0 if gpu_failed else self.settings.tasks.shutdown_grace)
+                # Only now: the streams' clients see how their tasks ended.
                 self.events.close()
-            return self._stopped
+        return self._stopped
 
     def close(self) -> None:
-        """Give back the engine and the directories."""
-        if self._engine_works():  # on a GPU that failed, tidying up fails too; the end of the process does it
+        """Release engine, journal and directories; only once no worker is running."""
+        # Closing an engine on a GPU that failed would fail too. The end of the process releases it.
+        if self.task_manager.gpu_failure is None:
             self.loader.close()
         self.journal.close()
         self.uploads.close()
         self.outputs.close()
 
-    def _engine_loaded(self) -> None:
-        self.tasks.resume()
+    def _remove_leftovers(self, workspaces: Workspaces) -> None:
+        """Delete files that no task references, except those older than the journal until their retention is over.
 
-    def _engine_works(self) -> bool:
-        return self.loader.state is ServiceState.READY and self.tasks.gpu_failure is None
-
-    def _remove_leftovers(self) -> None:
-        """Files that no task holds go at once, but for those older than the journal: what knew their tasks may be
-        elsewhere, or was damaged.
+        An older file may belong to a task of a journal that was moved or damaged.
         """
-        retention = self.settings.tasks.retention_hours * 3600
+        workspaces.remove_leftovers()
         for key, store in (("upload_dir", self.uploads), ("output_dir", self.outputs)):
             with used_as(f"files.{key}"):
                 store.remove_parts()
-                store.remove_leftovers(retention, self.journal.begun)
+                store.remove_leftovers(self.settings.tasks.retention_seconds, self.journal.created_at)
 
-    def _check_room(self) -> None:
-        shortage = self._short_of_room()
-        if shortage is not None:
-            raise UnavailableError("storage_full", shortage, STORAGE_RETRY_SECONDS)
-
-    def _short_of_room(self) -> str | None:
-        """A sentence when a disk has less room than `files.min_free_mb`."""
-        least = self.settings.files.min_free_mb
-        free = [self._free(place) for place in (self.uploads.directory, self.outputs.directory, self.journal.directory)]
-        room = min((bytes_free for bytes_free in free if bytes_free is not None), default=None)
-        if room is None or room >= least * 2**20:
-            return None
-        return f"The service's disk has {room / 2**20:.0f} MB left, and takes new tasks only with {least:g} MB."
+    def _disk_space_problem(self) -> Iterator[LowDiskSpaceError]:
+        directories = (self.uploads.directory, self.outputs.directory, self.journal.directory)
+        known = [free for free in map(self._free, directories) if free is not None]
+        required = self.settings.files.min_free_bytes
+        if known and min(known) < required:
+            yield LowDiskSpaceError(min(known), required)
 
     def _free(self, directory: Path) -> int | None:
         try:
@@ -175,20 +174,35 @@ class Service:
             return None
 
 
+def build_task_manager(
+    engine: Callable[[], Engine],
+    settings: TaskSettings,
+    *,
+    journal: Journal,
+    uploads: FileStore,
+    outputs: FileStore,
+    workspaces: Workspaces,
+    listener: TaskListener,
+    clocks: Clocks = SYSTEM_CLOCKS,
+    new_id: Callable[[], str] = new_task_id,
+    new_executor: Callable[[int], Executor] = new_workers,
+) -> TaskManager:
+    """Connect the parts that run tasks. `engine` returns the loaded engine, once `TaskManager.resume` is called."""
+    lock = threading.Condition()
+    queue = TaskQueue(settings.max_workers, clocks.now)
+    registry = TaskRegistry(journal, queue, listener, uploads=uploads, outputs=outputs, workspaces=workspaces)
+    scheduler = Scheduler(registry, engine, settings, lock, clocks=clocks, new_executor=new_executor)
+    return TaskManager(registry, scheduler, settings, engine, lock, now=clocks.now, new_id=new_id)
+
+
 def disk_free_bytes(directory: Path) -> int:
-    """Room on the disk that the directory is on. Raises OSError."""
+    """Free bytes on the disk that the directory is on. Raises OSError."""
     return shutil.disk_usage(directory).free
 
 
-def _journal(directory: Path) -> Journal:
+def _open_journal(directory: Path) -> Journal:
     try:
         with used_as("files.data_dir"):
             return Journal(directory)
     except JournalError as error:
         raise SettingsError(f"files.data_dir: {error}") from error
-
-
-async def service_of(request: Request) -> Service:
-    """The service that a request is for; a FastAPI dependency (a plain function would run in a thread, at 0.1 ms)."""
-    service: Service = request.app.state.service
-    return service

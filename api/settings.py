@@ -126,6 +126,11 @@ class TaskSettings(_Section):
     stall_seconds: float = Field(600, gt=0, le=604800)
     max_attempts: int = Field(2, ge=1, le=100)
 
+    @property
+    def retention_seconds(self) -> float:
+        """`retention_hours` in seconds."""
+        return self.retention_hours * 3600
+
 
 class FileSettings(_Section):
     """Directories and limits of the uploads."""
@@ -137,6 +142,16 @@ class FileSettings(_Section):
     max_image_mb: float = Field(10, gt=0, allow_inf_nan=False)  # MB of 2**20 bytes
     max_audio_mb: float = Field(50, gt=0, allow_inf_nan=False)
     min_free_mb: float = Field(500, ge=0, allow_inf_nan=False)
+
+    @property
+    def upload_limits(self) -> dict[str, int]:
+        """Form field of each upload → most bytes."""
+        return {"image": round(self.max_image_mb * 2**20), "audio": round(self.max_audio_mb * 2**20)}
+
+    @property
+    def min_free_bytes(self) -> float:
+        """`min_free_mb` in bytes."""
+        return self.min_free_mb * 2**20
 
     @field_validator("output_dir", "data_dir")
     @classmethod

@@ -1,250 +1,229 @@
-"""The queue: an in-memory registry of tasks and a thread pool that works them off."""
+"""Accepts, queues, cancels, retries and expires tasks; thread-safe."""
 
 from __future__ import annotations
 
 import itertools
 import logging
+import threading
 import time
 import uuid
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import replace
 
-from api.admission import check_time
-from api.http.errors import ApiError, UnavailableError
-from api.records import Maker, Submission, Task, TaskReport, TaskStatus, warnings
+from api.records import EngineIdentity, Submission, Task, TaskReport, TaskStatus, client_warnings
 from api.settings import TaskSettings
-from api.storage.files import FileStore
-from api.storage.journal import Journal
-from api.tasks.events import EventHub
+from api.tasks.errors import (
+    FileMissingError,
+    NotFailedError,
+    QueueFullError,
+    TaskExpiredError,
+    TaskNotFoundError,
+    TooLongError,
+)
 from api.tasks.registry import TaskRegistry
-from api.tasks.scheduler import Clocks, Scheduler
+from api.tasks.scheduler import Scheduler
 from engines.base import Engine
 
 logger = logging.getLogger("api.task_manager")
 
-_STOP_SECONDS = 10.0  # for an interrupted job to notice
-_SWEPT_AT_ONCE = 100  # tasks
-_CLOSED_RETRY_SECONDS = 30.0  # until another service may have taken this one's place
+# For an interrupted engine to notice.
+STOP_SECONDS = 10.0
+# Expired tasks are deleted in batches, so that other threads get the lock in between.
+_SWEEP_BATCH = 100
+# Form fields that make a job shorter.
+_SHORTENING_FIELDS = ("duration", "inference_steps", "min_resolution")
+
+
+def new_task_id() -> str:
+    """A random id, 32 hexadecimal digits."""
+    return uuid.uuid4().hex
 
 
 class TaskManager:
-    """Runs at most `max_workers` tasks, lets `max_queue` wait, and forgets them after `retention_hours`.
+    """Runs at most `max_workers` tasks, queues `max_queue` more, and deletes them after `retention_hours`.
 
-    Equal requests share one video: while one of them runs the others wait for it; when it has failed the next
-    runs itself. Uploads and videos stay as long as a task that needs them. Safe to use from any thread.
+    Equal requests share one video: while one of them runs the others wait for it; if it fails, the next one runs
+    itself. Uploads and videos stay while a task needs them. Tasks survive the process: those in the journal are here
+    from the start, and unfinished ones run after `resume`, at most `max_attempts` times in all.
 
-    Tasks outlive the service: what the journal knows is here again from the start, and what had not ended waits until
-    `resume` and then runs, at most `max_attempts` times in all.
+    When the GPU fails, no task can run any more in this process: new ones are refused and the others are left to the
+    next process. `gpu_failed` is set then, and `gpu_failure` has the reason.
 
-    When the GPU fails, no task can be worked off any more: new ones are refused and the others wait for the next
-    service. Whoever runs the manager waits for `gpu_failed`; `gpu_failure` says what happened.
+    lock: guards the registry and the scheduler, and is notified when an attempt has ended.
     """
 
     def __init__(
         self,
-        engine: Callable[[], Engine],
+        registry: TaskRegistry,
+        scheduler: Scheduler,
         settings: TaskSettings,
-        uploads: FileStore,
-        outputs: FileStore,
-        journal: Journal,
+        engine: Callable[[], Engine],
+        lock: threading.Condition,
         *,
-        events: EventHub,
         now: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
-        new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
-        new_executor: Callable[[int], Executor] = lambda size: ThreadPoolExecutor(size, thread_name_prefix="worker"),
+        new_id: Callable[[], str] = new_task_id,
     ) -> None:
-        self._engine = engine
+        """Restores the journal's tasks. `engine` returns the loaded engine; `lock` is the scheduler's too."""
+        self.lock = lock
+        self.gpu_failed = scheduler.gpu_failed
+        self._registry = registry
+        self._queue = registry.queue
+        self._scheduler = scheduler
         self._settings = settings
-        self._uploads = uploads
-        self._outputs = outputs
-        self._events = events
+        self._engine = engine
         self._now = now
         self._new_id = new_id
-        self._retention = settings.retention_hours * 3600
-        self._registry = TaskRegistry(journal, uploads, outputs)
-        self._scheduler = Scheduler(
-            engine,
-            settings,
-            uploads,
-            outputs,
-            self._registry,
-            events=events,
-            clocks=Clocks(now, monotonic),
-            new_executor=new_executor,
-        )
-        self._queue = self._scheduler.queue
-        self._lock = self._scheduler.changed  # guards the registry, the scheduler and its queue
-        self.gpu_failed = self._scheduler.gpu_failed
-        for task in self._registry.restore():
-            self._scheduler.restore(task)
+        with self.lock:
+            for task in self._registry.restore():
+                self._scheduler.restore(task)
 
     @property
     def gpu_failure(self) -> str | None:
-        """What happened to the GPU; None while it works."""
+        """Why the GPU is unusable; None while it works."""
         return self._scheduler.gpu_failure
 
-    # -- what routes call; who only asks takes no lock, as the event loop must not wait for a disk -------------------
+    # -- called by routes; reading takes no lock, as the event loop must not wait for a disk -------------------------
 
     def check_open(self) -> None:
-        """Raise UnavailableError when a submission would be refused now: 503 draining or gpu_failed, 429 queue_full."""
-        if self._scheduler.refusal is not None:
-            raise UnavailableError(*self._scheduler.refusal, _CLOSED_RETRY_SECONDS)
+        """Raise UnavailableError if a new task would be refused now: draining, gpu_failed or queue_full."""
+        refusal = self._scheduler.refusal
+        if refusal is not None:
+            raise refusal
         waiting = len(self._queue.waiting)
         if waiting >= self._settings.max_queue:
-            error = f"The queue is full: {waiting} tasks are waiting."
-            raise UnavailableError("queue_full", error, self._queue.next_free(), status=429)
+            raise QueueFullError(waiting, self._queue.next_free())
 
     def submit(self, submission: Submission) -> TaskReport:
-        """Accept a task; its two uploads must be held for it.
+        """Accept a task, which takes over the caller's references to its two uploads.
 
-        Raises UnavailableError, ApiError, TooLargeError, OSError (it cannot be written to the journal).
+        Raises UnavailableError, TooLongError, TooLargeError, OSError (the journal cannot be written).
         """
-        return self._accept(submission, Maker.of(self._engine()))
+        return self._accept(submission, EngineIdentity.of(self._engine()))
 
     def retry(self, task_id: str, request_id: str = "") -> TaskReport:
-        """Accept a task like this one, which has FAILED. Raises as `get` and `submit`; ApiError 409, 410."""
+        """Accept a copy of a FAILED task. Raises like `get` and `submit`, and NotFailedError, FileMissingError."""
         task = self.get(task_id).task
         if task.status is not TaskStatus.FAILED:
-            raise ApiError(
-                409, "not_failed", "Only a task that failed can be tried again.", f"The task is {task.status}."
-            )
-        with ExitStack() as held:
-            for name in task.uploads:
-                self._uploads.hold(name)
-                held.callback(self._uploads.release, name)
-            self.get(task_id)  # once more: now nobody can delete the files with it
-            if self._registry.missing_uploads(task):
-                raise ApiError(
-                    410,
-                    "task_expired",
-                    "A file of the task was removed from the service's disk.",
-                    "Send the files again.",
-                )
-            again = replace(task.submission, idempotency=None, request_id=request_id)
-            accepted = self._accept(again, task.maker)
-            held.pop_all()  # the new task holds them now
+            raise NotFailedError(task.status)
+        with self._registry.hold_uploads(task) as held:
+            # The task may have been deleted, and its files with it, just before they were held.
+            self.get(task_id)
+            if not self._registry.uploads_exist(task):
+                raise FileMissingError("upload")
+            copy = replace(task.submission, idempotency=None, request_id=request_id)
+            accepted = self._accept(copy, task.maker)
+            held.pop_all()
             return accepted
 
     def cancel(self, task_id: str) -> TaskReport:
-        """Let a task fail with `cancelled`: at once where it waits, at the next step of its engine where it runs.
+        """Fail a task with `cancelled`: a queued one now, a running one when its engine checks for it.
 
-        A task that has ended stays as it is. Raises as `get`.
+        A finished task stays as it is. Raises like `get`.
         """
-        with self._lock:
-            task = self._get(task_id)
-            self._scheduler.cancel(task)
+        with self.lock:
+            self._scheduler.cancel(self._find(task_id))
             return self._queue.report(self._registry.get(task_id))
 
     def delete(self, task_id: str) -> None:
-        """Cancel a task if need be, and forget it with its files. Raises as `get`."""
-        with self._lock:
-            task = self._get(task_id)
+        """Delete a task and its files; a running one is cancelled and hidden until then. Raises like `get`."""
+        with self.lock:
+            task = self._find(task_id)
             if task.status is TaskStatus.PROCESSING:
                 self._registry.update(replace(task, deleted=True))
                 self._scheduler.cancel(self._registry.get(task_id))
             else:
-                self._queue.waiting.pop(task_id, None)
                 self._registry.forget(task)
-            self._events.forget(task_id)
             logger.info("Task %s deleted", task_id)
-            self._scheduler.publish_queue()
+            self._registry.report_positions()
 
     def get(self, task_id: str) -> TaskReport:
-        """The present state of a task. Raises ApiError 404, or 410 when it has expired."""
-        return self._queue.report(self._get(task_id))
+        """The present state of a task. Raises TaskNotFoundError, TaskExpiredError."""
+        return self._queue.report(self._find(task_id))
 
     def newest(self, status: TaskStatus | None, limit: int, after: str | None) -> tuple[list[TaskReport], bool]:
-        """Up to `limit` tasks, the newest first, those older than `after`; and whether there are more.
+        """A page of up to `limit` tasks, newest first, and whether there are more.
 
-        Raises ApiError 404 when there is no task `after`, 410 when it has expired.
+        Only tasks with this `status`, and older than the task `after`, where given. Raises like `get` for `after`.
         """
         now = self._now()
-        last = self._get(after).position if after is not None else float("inf")
+        last = self._find(after).position if after is not None else float("inf")
         found = (
             task
             for task in self._registry.newest()
-            if task.position < last and status in (None, task.status) and not _expired(task, now)
+            if task.position < last and status in (None, task.status) and not task.expired(now)
         )
         page = list(itertools.islice(found, limit + 1))
         return [self._queue.report(task) for task in page[:limit]], len(page) > limit
 
     def of_request(self, idempotency_key: str) -> Task | None:
-        """The task that a request with this Idempotency-Key made, as long as there is one."""
+        """The task created by the request with this Idempotency-Key, while there is one."""
         task = self._registry.of_request(idempotency_key)
-        return None if task is None or _expired(task, self._now()) else task
+        return None if task is None or task.expired(self._now()) else task
 
     def counts(self) -> tuple[int, int]:
-        """How many tasks run, and how many wait."""
+        """Numbers of running and of queued tasks."""
         return len(self._queue.running), len(self._queue.waiting)
 
-    # -- what the service's life calls -----------------------------------------------------------------------------
+    # -- called by the service ---------------------------------------------------------------------------------------
 
     def resume(self) -> None:
-        """The engine is there: work off what waits."""
-        with self._lock:
+        """Start queued tasks, now that the engine is loaded."""
+        with self.lock:
             self._scheduler.resume()
 
     def sweep(self) -> None:
-        """Forget what has expired, the files with the tasks; some at a time, so that others get the lock between."""
+        """Delete expired tasks and their files."""
+        retention = self._settings.retention_seconds
         expired = self._registry.expired(self._now())
-        for start in range(0, len(expired), _SWEPT_AT_ONCE):
-            some = expired[start : start + _SWEPT_AT_ONCE]
-            with self._lock:
-                self._registry.expire((task, (task.expires_at or self._now()) + self._retention) for task in some)
-            for task in some:
-                self._events.forget(task.id)
+        for start in range(0, len(expired), _SWEEP_BATCH):
+            batch = expired[start : start + _SWEEP_BATCH]
+            with self.lock:
+                self._registry.expire((task, (task.expires_at or self._now()) + retention) for task in batch)
+            for task in batch:
                 logger.info("Task %s expired", task.id)
-        with self._lock:
-            self._registry.tidy(self._now())
-        self._uploads.remove_leftovers(self._retention)
-        self._outputs.remove_leftovers(self._retention)
+        with self.lock:
+            self._registry.flush(self._now())
+        self._registry.remove_leftovers(retention)
 
     def watch(self) -> None:
-        """Give up the tasks of engines that have fallen silent; see Scheduler."""
-        with self._lock:
-            self._scheduler.give_up_silent()
+        """Fail the tasks of engines that have stopped responding; see Scheduler."""
+        with self.lock:
+            self._scheduler.abandon_stalled()
 
     def shutdown(self, grace: float) -> bool:
-        """Refuse new tasks, give the running ones `grace` seconds and interrupt the rest.
+        """Refuse new tasks, give running ones `grace` seconds, and interrupt the rest.
 
-        What has not ended then is left to the next service. Blocks. True when all workers have stopped.
+        Unfinished tasks are left to the next process. Blocks. Returns whether all worker threads have ended.
         """
-        with self._lock:
-            self._scheduler.close("draining", "The service is stopping and takes no new tasks.")
-            self._lock.wait_for(lambda: not self._queue.running, grace)
+        with self.lock:
+            self._scheduler.close()
+            self.lock.wait_for(lambda: not self._scheduler.busy, grace)
             self._scheduler.interrupt()
-            self._lock.wait_for(lambda: not self._queue.running, _STOP_SECONDS)
-            stopped = self._scheduler.give_up()
-        self._scheduler.end_workers(wait=stopped)
+            self.lock.wait_for(lambda: not self._scheduler.busy, STOP_SECONDS)
+            stopped = self._scheduler.abandon()
+        self._scheduler.shut_down_workers(wait=stopped)
         return stopped
 
     # ----------------------------------------------------------------------------------------------------------------
 
-    def _get(self, task_id: str) -> Task:
+    def _find(self, task_id: str) -> Task:
         now = self._now()
         task = self._registry.find(task_id)
-        if task is not None and not _expired(task, now):
+        if task is not None and not task.expired(now):
             return task
-        if task is not None or now < self._registry.gone_until(task_id):
-            raise ApiError(
-                410, "task_expired", "The task has expired; its video is gone.",
-                f"Finished tasks are kept for {self._settings.retention_hours:g} hours.",
-            )  # fmt: skip
-        raise ApiError(404, "task_not_found", "There is no such task.", "Check the task_id; deleted tasks are "
-                       "forgotten, and so are those that expired long ago.")  # fmt: skip
+        if task is not None or now < self._registry.remembered_until(task_id):
+            raise TaskExpiredError(self._settings.retention_hours)
+        raise TaskNotFoundError
 
-    def _accept(self, submission: Submission, maker: Maker) -> TaskReport:
+    def _accept(self, submission: Submission, maker: EngineIdentity) -> TaskReport:
         engine = self._engine()
         estimate = engine.estimate(submission.params, submission.seconds, submission.size)
         key = submission.key(engine)
-        with self._lock:
+        with self.lock:
             self.check_open()
-            if self._registry.result(key) is None:  # a video that is there takes no time
-                expected = self._scheduler.speed.total(estimate.seconds)
-                check_time(expected, self._settings.timeout_seconds, engine.ignored_fields)
+            # A video that exists already takes no time.
+            if self._registry.result(key) is None:
+                self._check_time(self._queue.speed.total(estimate.seconds), engine)
             now = self._now()
             task = Task(
                 id=self._new_id(),
@@ -252,15 +231,14 @@ class TaskManager:
                 key=key,
                 submission=submission,
                 maker=maker,
-                warnings=warnings(submission, engine),
+                warnings=client_warnings(submission, engine),
                 estimate_seconds=estimate.seconds,
                 created_at=now,
                 updated_at=now,
                 accepted_position=len(self._queue.waiting) + 1,
             )
             self._registry.add(task)
-            self._queue.waiting[task.id] = None
-            accepted = self._scheduler.publish(task)
+            accepted = self._queue.report(task)
             logger.info(
                 "Task %s accepted: %.1f s of speech, %s, %d waiting [%s]",
                 task.id, submission.seconds, submission.params.emotion, len(self._queue.waiting), submission.request_id,
@@ -268,6 +246,8 @@ class TaskManager:
             self._scheduler.dispatch()
             return accepted
 
-
-def _expired(task: Task, now: float) -> bool:
-    return task.expires_at is not None and task.expires_at <= now
+    def _check_time(self, expected: float, engine: Engine) -> None:
+        allowed = self._settings.timeout_seconds
+        if expected > allowed:
+            fields = [name for name in _SHORTENING_FIELDS if name not in engine.ignored_fields]
+            raise TooLongError(expected, allowed, fields)

@@ -25,6 +25,7 @@ from benchmarks.journal_recovery import COUNTS, TARGET_SECONDS, Recovery, recove
 from benchmarks.machine import machine
 from tests.process import EXAMPLES
 from tests.records import pending
+from tests.registries import make_registry
 
 RESULTS = Path(__file__).resolve().parent / "results" / "journal.md"
 CHANGES, ACCEPTANCES = 2000, 300
@@ -40,7 +41,7 @@ class Forgetful(Journal):
     def save(self, task: Task) -> None:
         pass
 
-    def remove(self, task_id: str, gone_until: float | None) -> None:
+    def remove(self, task_id: str) -> None:
         pass
 
 
@@ -49,7 +50,7 @@ class Normal(Journal):
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
-        self._connection.execute("PRAGMA synchronous = NORMAL")
+        self._database._connection.execute("PRAGMA synchronous = NORMAL")
 
 
 class Unflushed(FileStore):
@@ -79,7 +80,7 @@ def registry(
         uploads, outputs = store(directory / "uploads"), store(directory / "outputs")
         for close in (opened.close, uploads.close, outputs.close):
             stack.callback(close)
-        tasks = TaskRegistry(opened, uploads, outputs)
+        tasks = make_registry(directory, opened, uploads, outputs)
         tasks.restore()
         yield tasks, uploads, directory
 
@@ -91,7 +92,7 @@ def changes(journal: type[Journal], store: type[FileStore], count: int) -> list[
         tasks.add(task)
         seconds = []
         for number in range(count):
-            task = task.waiting_again(task.updated_at + 1) if number % 2 else task.begun(task.updated_at + 1)
+            task = task.requeued(task.updated_at + 1) if number % 2 else task.started(task.updated_at + 1)
             seconds.append(timed(tasks.update, task))
         return seconds
 

@@ -16,11 +16,12 @@ import httpx
 from pydantic import TypeAdapter
 
 from api.records import Task
+from api.storage.database import FILE_NAME
 from api.storage.files import FileStore
-from api.storage.journal import FILE_NAME, Journal
-from api.tasks.registry import TaskRegistry
+from api.storage.journal import Journal
 from tests.process import ROOT, environment, free_port
 from tests.records import completed, failed
+from tests.registries import make_registry
 from tests.server import wait_for
 
 COUNTS = (100, 1000, 10_000)
@@ -78,7 +79,7 @@ def _registry(directory: Path, count: int) -> float:
     started = time.perf_counter()
     journal = Journal(directory / "data")
     uploads, outputs = FileStore(directory / "uploads"), FileStore(directory / "outputs")
-    registry = TaskRegistry(journal, uploads, outputs)
+    registry = make_registry(directory, journal, uploads, outputs)
     registry.restore()
     took = time.perf_counter() - started
     assert len(list(registry.newest())) == count

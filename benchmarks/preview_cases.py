@@ -24,13 +24,14 @@ import cv2
 import numpy as np
 
 from benchmarks import portraits, preview_score
-from engines.base import Emotion, SynthesisJob, SynthesisParams
+from engines.base import Emotion, SynthesisParams
 from engines.preview import model
 from engines.preview.engine import PreviewEngine
 from engines.preview.face import FaceFinder
 from engines.preview.frame import video_size
 from media import audio, image
 from media.video import VideoWriter, frame_count
+from tests.jobs import make_job
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "checkpoints" / "preview"
@@ -58,7 +59,7 @@ def speed(resolution: int, seconds: float) -> dict[str, float]:
                 for _ in range(frame_count(seconds, 25)):
                     writer.write(still)
 
-        job = SynthesisJob(portraits.EXAMPLE, speech, output, seconds, engine.inspect(portrait).face, params)
+        job = make_job(portraits.EXAMPLE, speech, output, seconds, engine.inspect(portrait).face, params)
         took = _timed(lambda: engine.synthesize(job, lambda *_: None, lambda: False))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         encoding = _timed(encode_only) if seconds <= LONGEST_ENCODED else 0.0

@@ -18,7 +18,7 @@ from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
-from engines.base import Image, SynthesisJob, SynthesisParams
+from engines.base import Image, SynthesisParams
 from engines.preview import frame, motion, mouth, rig
 from engines.preview import landmarks as lm
 from engines.preview.badge import Badge
@@ -29,6 +29,7 @@ from engines.preview.lattice import sample
 from engines.preview.motion import Poses
 from engines.preview.render import Renderer
 from media import video
+from tests.jobs import make_job
 
 Series = NDArray[np.float64]
 """One value per video frame."""
@@ -89,7 +90,7 @@ def make(
     source, path = directory / "portrait.png", directory / "result.mp4"
     PillowImage.fromarray(picture).save(source, compress_level=1)
     face = engine.inspect(picture).face
-    engine.synthesize(SynthesisJob(source, speech, path, seconds, face, params), lambda *_: None, lambda: False)
+    engine.synthesize(make_job(source, speech, path, seconds, face, params), lambda *_: None, lambda: False)
     still = frame.make_still(picture, face, finder.landmarks(picture, face), params)
     puppet = rig.build(still)
     frames = video.frame_count(seconds, params.fps)

@@ -11,6 +11,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from media.errors import CodedError
+
 Image = NDArray[np.uint8]
 """An upright RGB picture, shape (height, width, 3)."""
 
@@ -86,24 +88,45 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class SynthesisJob:
-    """All an engine needs for one video. The inputs were checked at submission and do not change."""
+    """Everything an engine needs to produce one video. The inputs were validated at submission and do not change.
+
+    output: where the finished MP4 goes; it must appear there complete, by a rename.
+    seconds: length of speech to use, `duration` already applied.
+    face: from `inspect`, so that nothing is detected twice.
+    attempt: 1 for the first attempt at the task `task_id`.
+    workspace: an empty directory for the engine's temporary files, deleted after `synthesize`.
+    """
 
     image: Path
     audio: Path
-    output: Path  # the finished mp4 appears here at once, whole
-    seconds: float  # speech to use, `duration` already applied
-    face: FaceBox  # from `inspect`, so that nothing is detected twice
+    output: Path
+    seconds: float
+    face: FaceBox
     params: SynthesisParams
+    task_id: str
+    attempt: int
+    workspace: Path
 
 
 class Report(Protocol):
-    """How an engine tells what it is doing."""
+    """Called by an engine with its progress."""
 
-    def __call__(self, stage: Stage, fraction: float, message: str, remaining: float | None = None, /) -> None:
-        """`fraction` of the stage is done (0..1); `message` is a sentence for the client. `Stage.QUEUED`: the engine
-        waits for another job; the time does not count for this one.
+    def __call__(
+        self,
+        stage: Stage,
+        fraction: float,
+        message: str,
+        remaining: float | None = None,
+        picture: bytes | None = None,
+        /,
+    ) -> None:
+        """Report that `fraction` (0..1) of the stage is done.
 
-        `remaining`: seconds until the video is ready, where the engine knows better than the share of the stages done.
+        `Stage.QUEUED` means that the engine waits for another job; that time does not count for this one.
+
+        message: for the client.
+        remaining: seconds until the video is ready, where the engine knows better than the stage weights.
+        picture: the newest picture of the video, a JPEG file.
         """
 
 
@@ -111,10 +134,8 @@ Cancelled = Callable[[], bool]
 """True once the job should stop; polled at least once per denoising step or rendered chunk."""
 
 
-class EngineError(Exception):
-    """A failure with a stable `code` and a sentence for the person who sent the request."""
-
-    code = "internal"
+class EngineError(CodedError):
+    """A failure with a stable `code` and a message for the person who sent the request."""
 
 
 class SetupError(EngineError):

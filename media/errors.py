@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+from typing import Any, ClassVar
 
-class MediaError(Exception):
+
+class CodedError(Exception):
+    """An error with a stable `code` for programs and an English message for people."""
+
+    code: ClassVar[str] = "internal"
+
+    def __init__(self, message: str = "", **facts: Any) -> None:
+        super().__init__(message.format(**facts) if facts else message)
+        self.template = message
+        self.facts = MappingProxyType(facts)
+
+
+class MediaError(CodedError):
     """A file that cannot be used; `code` is stable, the text is for people."""
-
-    code = "internal"
 
 
 class UnsupportedMediaError(MediaError):

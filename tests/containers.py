@@ -14,7 +14,7 @@ _LEAVES = (type, types.ModuleType, asyncio.AbstractEventLoop, str, bytes, bytear
 
 
 def lengths(root: object, name: str) -> dict[str, int]:
-    """Path → number of items, such as {"service.tasks._registry._tasks": 3}; what several items hold is added up."""
+    """Path → number of items, such as {"service.task_manager._registry._tasks": 3}; added up over items."""
     found: dict[str, int] = {}
     seen: set[int] = set()
     kept: list[object] = []  # so that no id is given twice

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from api.records import Idempotency, Maker, Result, Submission, Task, TaskErrorCode
+from api.records import EngineIdentity, Idempotency, Result, Submission, Task, TaskErrorCode
 from engines.base import Emotion, FaceBox, Stage, SynthesisParams
 
 PARAMS = SynthesisParams(Emotion.HAPPY, 3.0, 6.0, False, 25, None, 25, 1, 1.0, 512, 0.5)
@@ -25,7 +25,7 @@ def pending(number: int = 1, **changes: Any) -> Task:
         position=number,
         key="c" * 64,
         submission=submission(number),
-        maker=Maker("preview", "3", "d" * 64),
+        maker=EngineIdentity("preview", "3", "d" * 64),
         warnings=(),
         estimate_seconds=10.0,
         created_at=NOW,
@@ -35,7 +35,7 @@ def pending(number: int = 1, **changes: Any) -> Task:
 
 
 def processing(number: int = 1, **changes: Any) -> Task:
-    return replace(pending(number).begun(NOW + 1), **changes)
+    return replace(pending(number).started(NOW + 1), **changes)
 
 
 def completed(number: int = 1, **changes: Any) -> Task:

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import uvicorn
 
+from api.http.submission import Submissions
 from api.server import create_app, http_config, listen
 from api.service import Service, disk_free_bytes
 from api.settings import Settings
@@ -42,8 +43,9 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30, *, pause: float
 class Running:
     """A server that runs, and a client for it."""
 
-    def __init__(self, service: Service, url: str) -> None:
+    def __init__(self, service: Service, submissions: Submissions, url: str) -> None:
         self.service = service
+        self.submissions = submissions
         self.url = url
         self.client = httpx.Client(base_url=url, timeout=30, limits=httpx.Limits(max_connections=None))
 
@@ -63,7 +65,7 @@ def running(
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     service: Service = app.state.service
-    run = Running(service, f"http://127.0.0.1:{listener.getsockname()[1]}")
+    run = Running(service, app.state.submissions, f"http://127.0.0.1:{listener.getsockname()[1]}")
     try:
         if wait_loaded:
             assert service.loader.done.wait(30), "the engine did not load"

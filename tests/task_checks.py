@@ -10,10 +10,12 @@ from dataclasses import replace
 
 import pytest
 
-from api.http.errors import ApiError
+from api.http.errors import STATUSES
 from api.records import Task, TaskStatus
+from api.storage.database import FILE_NAME
 from api.storage.files import FileStore
-from api.storage.journal import FILE_NAME, Journal
+from api.storage.journal import Journal
+from api.tasks.errors import TaskError
 from engines.base import Stage
 from tests.stepped import SteppedEngine
 from tests.task_model import Model, ModelTask
@@ -103,7 +105,7 @@ def code_of(call: Callable[[], object]) -> str | None:
     """The code of the error that it raises."""
     try:
         call()
-    except ApiError as error:
+    except TaskError as error:
         return error.code
     return None
 
@@ -112,8 +114,8 @@ def status_of(call: Callable[[], object]) -> int:
     """What a route would answer."""
     try:
         call()
-    except ApiError as error:
-        return error.status
+    except TaskError as error:
+        return STATUSES[type(error)]
     return 200
 
 

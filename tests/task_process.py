@@ -9,11 +9,13 @@ from pathlib import Path
 import cv2
 
 from api.records import Idempotency, Submission, Task, TaskReport, TaskStatus
+from api.service import build_task_manager
 from api.settings import TaskSettings
 from api.storage.files import FileStore
 from api.storage.journal import Journal
-from api.task_manager import TaskManager
+from api.storage.workspaces import Workspaces
 from api.tasks.events import EventHub
+from api.tasks.scheduler import Clocks
 from engines.base import FaceBox
 from tests.records import HOUR, PARAMS
 from tests.scripted_engine import noise_picture
@@ -74,22 +76,22 @@ class WatchedHub(EventHub):
     """Shows what is published to a witness."""
 
     def __init__(self, witness: Witness) -> None:
-        super().__init__()
+        super().__init__(lambda event: b"")
         self._witness = witness
-        self.forgotten: set[str] = set()
+        self.dropped: set[str] = set()
         self.dead = False
 
-    def publish(self, report: TaskReport) -> None:
+    def changed(self, report: TaskReport) -> None:
         if self.dead:
             return
-        super().publish(report)
+        super().changed(report)
         self._witness.see(report.task)
-        if report.task.id in self.forgotten:
+        if report.task.id in self.dropped:
             self._witness.faults.append(f"told of a task that was deleted: {report.task}")
 
-    def forget(self, task_id: str) -> None:
-        super().forget(task_id)
-        self.forgotten.add(task_id)
+    def forgotten(self, task_id: str) -> None:
+        super().forgotten(task_id)
+        self.dropped.add(task_id)
 
 
 class Process:
@@ -103,7 +105,7 @@ class Process:
         self.outputs = FileStore(directory / "outputs")
         self.journal = Journal(directory / "data")
         self.hub = WatchedHub(witness)
-        self.manager = TaskManager(
+        self.manager = build_task_manager(
             self._engine,
             TaskSettings(
                 max_workers=model.workers,
@@ -113,12 +115,12 @@ class Process:
                 stall_seconds=model.stall,
                 max_attempts=model.max_attempts,
             ),
-            self.uploads,
-            self.outputs,
-            self.journal,
-            events=self.hub,
-            now=lambda: model.now,
-            monotonic=lambda: model.now,
+            journal=self.journal,
+            uploads=self.uploads,
+            outputs=self.outputs,
+            workspaces=Workspaces(directory / "workspaces"),
+            listener=self.hub,
+            clocks=Clocks(lambda: model.now, lambda: model.now),
             new_id=lambda: next(ids),
             new_executor=lambda size: SteppedExecutor(self.workers),
         )

@@ -98,7 +98,7 @@ def test_preview_needs_neither_checkpoints_nor_packages(machine: Machine) -> Non
     ("gpus", "cuda", "device_id", "says"),
     [
         (0, "13.0", 0, "PyTorch finds no CUDA GPU"),
-        (0, None, 0, "2.13.0, is built without CUDA"),
+        (0, None, 0, "2.13.0 is built without CUDA"),
         (1, "13.0", 1, "gpu.device_id is 1, but PyTorch finds 1 CUDA GPU,"),
     ],
 )
@@ -129,7 +129,7 @@ def test_the_cpu_is_used_on_purpose_only(machine: Machine) -> None:
 def test_packages_that_are_missing_are_named_with_the_way_to_get_them(machine: Machine, name: str) -> None:
     machine.install(name, None)
     refusal = machine.refusal("dice_talk")
-    assert refusal.startswith(f"{name} is not installed")
+    assert refusal.startswith(f"The engine needs {name}, which is not installed")
     assert INSTALL in refusal
     assert "./start_server.sh" in refusal
     assert machine.choose("auto").reason == f"The preview engine is in use. {refusal}"
@@ -139,4 +139,4 @@ def test_missing_checkpoints_are_named_before_anything_is_imported(machine: Mach
     machine.install("torch", None)
     (machine.directory / "checkpoints" / "RIFE/flownet.pkl").unlink()
     for refusal in (machine.refusal("dice_talk"), machine.choose("auto").reason or ""):
-        assert "RIFE/flownet.pkl is missing under checkpoints/" in refusal
+        assert "RIFE/flownet.pkl is missing in checkpoints/" in refusal

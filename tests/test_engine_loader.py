@@ -32,7 +32,7 @@ def test_waiting_ends_with_the_loading_or_with_patience() -> None:
 
 
 @pytest.mark.parametrize(
-    ("failure", "says"), [(SetupError("No weights."), "No weights."), (RuntimeError("secret"), "log says why")]
+    ("failure", "says"), [(SetupError("No weights."), "No weights."), (RuntimeError("secret"), "see the server log")]
 )
 def test_a_failure_is_told_in_words(failure: Exception, says: str) -> None:
     def choose() -> Choice:
@@ -72,8 +72,11 @@ class Failing(ScriptedEngine):
     ("failure", "says"),
     [
         (SetupError("unet.pth is damaged."), "unet.pth is damaged."),
-        (RuntimeError("secret"), "log says why"),
-        (ModuleNotFoundError("No module named 'diffusers'", name="diffusers"), "diffusers is not installed"),
+        (RuntimeError("secret"), "see the server log"),
+        (
+            ModuleNotFoundError("No module named 'diffusers'", name="diffusers"),
+            "diffusers, which is not installed",
+        ),
     ],
 )
 def test_when_the_first_choice_cannot_be_loaded_another_may_take_its_place(

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from api.http.errors import ApiError
-from api.models import task_view
+from api.http.sse import EventEncoder, event_stream
+from api.models import StatusEncoder, task_view
 from api.records import Result, TaskErrorCode, TaskReport
+from api.tasks.errors import TaskNotFoundError
 from api.tasks.events import ENDED, HISTORY, Channel, Event, EventHub
 from engines.base import Stage
 from tests.records import pending
@@ -31,19 +32,19 @@ class World:
 
     def __init__(self, now: float = START, **settings: float) -> None:
         self.now = now
-        self.hub = EventHub(now=lambda: self.now, monotonic=lambda: self.now, **settings)
+        self.hub = EventHub(EventEncoder(StatusEncoder()), now=lambda: self.now, monotonic=lambda: self.now, **settings)
         self.reports: dict[str, TaskReport] = {}
 
     def accept(self, task_id: str = "t", position: int = 1) -> None:
         task = pending(id=task_id, created_at=self.now, updated_at=self.now)
         self.reports[task_id] = TaskReport(task, position, 10.0)
-        self.hub.publish(self.reports[task_id])
+        self.hub.changed(self.reports[task_id])
 
     def move(self, position: int, task_id: str = "t") -> None:
         self._publish(replace(self.reports[task_id], queue_position=position))
 
     def begin(self, task_id: str = "t") -> None:
-        self._publish(TaskReport(self.reports[task_id].task.begun(self.now), None, 10.0))
+        self._publish(TaskReport(self.reports[task_id].task.started(self.now), None, 10.0))
 
     def report(self, progress: float, stage: Stage = Stage.RENDERING, task_id: str = "t") -> None:
         task = self.reports[task_id].task.reported(self.now, stage, progress, f"At {progress}", None)
@@ -68,7 +69,7 @@ class World:
         self.complete(task_id)
 
     def stream(self, last_event_id: str | None = None, task_id: str = "t") -> Stream:
-        return self.hub.stream(task_id, lambda: self.reports[task_id], last_event_id)
+        return event_stream(self.hub.stream(task_id, lambda: self.reports[task_id], last_event_id))
 
     def read(self, last_event_id: str | None = None, task_id: str = "t") -> Parser:
         """All of the stream of a task that has ended."""
@@ -85,7 +86,7 @@ class World:
 
     def _publish(self, report: TaskReport) -> None:
         self.reports[report.task.id] = report
-        self.hub.publish(report)
+        self.hub.changed(report)
 
 
 async def whole(stream: Stream) -> Parser:
@@ -168,8 +169,8 @@ def test_an_interrupted_task_is_queued_again() -> None:
         world.begin()
         listener = Listener(world.stream())
         await listener.next()
-        task = world.reports["t"].task.waiting_again(world.now)
-        world.hub.publish(TaskReport(task, 1, None))
+        task = world.reports["t"].task.requeued(world.now)
+        world.hub.changed(TaskReport(task, 1, None))
         assert (await listener.next()).name == "queued"
         assert not task.ended
         await listener.stream.aclose()
@@ -281,7 +282,7 @@ def test_reports_are_thinned_but_for_changes_of_stage() -> None:
 
 def test_the_last_report_before_a_pause_comes_all_the_same() -> None:
     world = World(interval=0.05)
-    world.hub = EventHub(interval=0.05)  # on real clocks
+    world.hub = EventHub(EventEncoder(StatusEncoder()), interval=0.05)  # on real clocks
 
     async def scenario() -> None:
         world.accept()
@@ -395,7 +396,7 @@ def test_a_step_while_the_present_state_is_read_is_not_lost_or_told_twice() -> N
 
     world.accept()
     world.begin()
-    assert asyncio.run(whole(world.hub.stream("t", present))).names == ["completed"]
+    assert asyncio.run(whole(event_stream(world.hub.stream("t", present)))).names == ["completed"]
 
 
 def test_heartbeats_while_nothing_happens() -> None:
@@ -426,17 +427,17 @@ def test_a_task_that_is_forgotten_ends_its_streams_after_what_they_have_not_sent
             await listener.next()
         rest = asyncio.create_task(waiting.ended())
         await asyncio.sleep(0)  # now it waits
-        world.hub.forget("t")
+        world.hub.forgotten("t")
         assert await rest
         world.accept("t2")
         last = Listener(world.stream(task_id="t2"))
         await last.next()
         world.fail("t2")
-        world.hub.forget("t2")
+        world.hub.forgotten("t2")
         assert (await last.next()).name == "failed"
         assert await last.ended()
         assert await behind.ended()
-        assert world.hub.listened("other")
+        assert world.hub.watched("other")
         await other.stream.aclose()
 
     asyncio.run(scenario())
@@ -444,11 +445,11 @@ def test_a_task_that_is_forgotten_ends_its_streams_after_what_they_have_not_sent
 
 def test_a_task_that_goes_before_the_stream_begins() -> None:
     def gone() -> TaskReport:
-        raise ApiError(404, "task_not_found", "There is no such task.")
+        raise TaskNotFoundError
 
     world = World()
-    assert asyncio.run(whole(world.hub.stream("t", gone))).events == []
-    assert not world.hub.listened("t")
+    assert asyncio.run(whole(event_stream(world.hub.stream("t", gone)))).events == []
+    assert not world.hub.watched("t")
 
 
 def test_the_end_of_the_service_ends_all_streams() -> None:
@@ -475,18 +476,18 @@ def test_a_listener_that_goes_leaves_nothing_behind() -> None:
 
     async def scenario() -> None:
         world.accept()
-        assert not world.hub.listened("t")
+        assert not world.hub.watched("t")
         first, second = Listener(world.stream()), Listener(world.stream())
         await first.next()
         await second.next()
         waiting = asyncio.create_task(first.next())
         await asyncio.sleep(0)
         await second.stream.aclose()
-        assert world.hub.listened("t")
+        assert world.hub.watched("t")
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        assert not world.hub.listened("t")
+        assert not world.hub.watched("t")
 
     asyncio.run(scenario())
 
@@ -593,7 +594,7 @@ def test_listeners_share_each_event_and_one_that_reads_nothing_costs_nothing(loo
     assert [parsed(received).names[-1] for received in everything] == ["completed"] * 100
     assert len({id(received[-1]) for received in everything}) == 1  # made once
     assert (loop.run(whole(stalled))).names[-1] == "completed"  # and when it reads at last, it is told
-    assert not world.hub.listened("t")
+    assert not world.hub.watched("t")
 
 
 def test_progress_never_falls_for_listeners_who_come_while_a_worker_reports(loop: Loop) -> None:
@@ -617,7 +618,7 @@ def test_progress_never_falls_for_listeners_who_come_while_a_worker_reports(loop
             return world.reports["t"]
 
     async def listen() -> list[Sent]:
-        listener = Listener(world.hub.stream("t", present))
+        listener = Listener(event_stream(world.hub.stream("t", present)))
         for _ in range(20):
             await listener.next()
         await listener.stream.aclose()

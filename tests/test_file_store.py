@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from api.storage.files import FileStore
-from api.storage.lock import Claim
+from api.storage.lock import DirectoryLock
 
 NAME = "a" * 64
 
@@ -83,10 +83,10 @@ def test_what_is_adopted_is_on_the_disk_with_its_name(tmp_path: Path, monkeypatc
 def test_what_cannot_be_made_sure_of_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = FileStore(tmp_path)
 
-    def refuse(self: Claim) -> None:
+    def refuse(self: DirectoryLock) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(Claim, "sync", refuse)
+    monkeypatch.setattr(DirectoryLock, "sync", refuse)
     with pytest.raises(OSError, match="Input/output"):
         store.adopt(make(tmp_path / "new"), NAME)
     assert list(tmp_path.iterdir()) == []

@@ -65,13 +65,13 @@ class Crowd:
     def batch(self, jobs: int) -> None:
         """Submit, follow and fetch so many; some are deleted, the others expire."""
         ids = [task_id for _ in range(jobs) for task_id in self._job()]
-        wait_for(lambda: self.service.tasks.counts() == (0, 0))
-        self.service.tasks.watch()  # waits for the lock, and so for what goes with the last one's end
+        wait_for(lambda: self.service.task_manager.counts() == (0, 0))
+        self.service.task_manager.watch()  # waits for the lock, and so for what goes with the last one's end
         assert self.http.get(TASKS, params={"limit": 1}).json()["has_more"]
         for hours, status in ((25, 410), (49, 404)):
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(self.service.tasks, "_now", lambda: time.time() + hours * HOUR)  # noqa: B023
-                self.service.tasks.sweep()
+                patch.setattr(self.service.task_manager, "_now", lambda: time.time() + hours * HOUR)  # noqa: B023
+                self.service.task_manager.sweep()
                 assert {self._get(task_id, "status").status_code for task_id in ids} == {status}
         assert list(self.service.uploads.directory.iterdir()) == list(self.service.outputs.directory.iterdir()) == []
 
@@ -217,10 +217,10 @@ def test_a_video_that_is_loaded_down_as_its_task_goes_is_forgotten_too() -> None
         first = Size.of(run)
         task_id = users.start(0)
         users.follow(task_id)
-        result = run.service.tasks.get(task_id).task.result
+        result = run.service.task_manager.get(task_id).task.result
         assert result is not None
         with run.service.outputs.held(result.name) as video:
-            run.service.tasks.delete(task_id)
+            run.service.task_manager.delete(task_id)
             assert video.exists()
         assert not video.exists()
         assert grown(first, Size.of(run)).keys() <= {"threads", "descriptors"}

@@ -22,10 +22,11 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from api.http.errors import JournalWriteError
-from api.records import Idempotency, Maker, Result, Submission, Task, TaskErrorCode, TaskStatus
-from api.storage.database import SCHEMA
-from api.storage.journal import FILE_NAME, Journal, JournalError
+from api.records import EngineIdentity, Idempotency, Result, Submission, Task, TaskErrorCode, TaskStatus
+from api.storage.database import FILE_NAME, SCHEMA
+from api.storage.errors import JournalError, JournalWriteError
+from api.storage.journal import Journal
+from api.storage.repair import Damage
 from engines.base import Emotion, FaceBox, Stage, SynthesisParams
 from tests.process import ROOT
 from tests.records import NOW, completed, failed, full, pending, processing
@@ -58,11 +59,11 @@ def on_disk(directory: Path) -> dict[str, str]:
 
 def fill_disk(opened: Journal) -> None:
     """Let SQLite find no room for another page."""
-    opened._connection.execute("PRAGMA max_page_count = 1")  # no less than the file has already
+    opened._database._connection.execute("PRAGMA max_page_count = 1")  # no less than the file has already
 
 
 def empty_disk(opened: Journal) -> None:
-    opened._connection.execute("PRAGMA max_page_count = 1000000")
+    opened._database._connection.execute("PRAGMA max_page_count = 1000000")
 
 
 @contextmanager
@@ -116,10 +117,10 @@ def test_a_removed_task_is_gone_and_remembered_only_where_that_was_asked(tmp_pat
     with journal(tmp_path) as opened:
         for number in (1, 2, 3):
             opened.add(completed(number))
-        opened.remove(completed(1).id, None)
-        opened.remove(completed(2).id, NOW + 5)
-        opened.remove(completed(2).id, NOW + 50)
-        opened.remove("unknown", None)
+        opened.remove(completed(1).id)
+        opened.expire([(completed(2).id, NOW + 5)])
+        opened.expire([(completed(2).id, NOW + 50)])
+        opened.remove("unknown")
     assert written(tmp_path) == ([completed(3)], {completed(2).id: NOW + 50})
 
 
@@ -128,18 +129,18 @@ def test_many_tasks_are_removed_in_one_transaction(tmp_path: Path) -> None:
         for number in range(1, 5):
             opened.add(completed(number))
         commits: list[str] = []
-        opened._connection.set_trace_callback(lambda said: commits.append(said) if said == "COMMIT" else None)
-        opened.remove_all((completed(number).id, until) for number, until in ((1, NOW + 1), (2, None), (3, NOW + 3)))
+        opened._database._connection.set_trace_callback(lambda said: commits.append(said) if said == "COMMIT" else None)
+        opened.expire((completed(number).id, NOW + number) for number in (1, 2, 3))
         assert len(commits) == 1
-        opened.remove_all([])
+        opened.expire([])
         assert len(commits) == 1
-    assert written(tmp_path) == ([completed(4)], {completed(1).id: NOW + 1, completed(3).id: NOW + 3})
+    assert written(tmp_path) == ([completed(4)], {completed(number).id: NOW + number for number in (1, 2, 3)})
 
 
 def test_flush_forgets_those_whose_time_is_over(tmp_path: Path) -> None:
     with journal(tmp_path) as opened:
         for number in (1, 2, 3):
-            opened.remove(str(number), NOW + number)
+            opened.expire([(str(number), NOW + number)])
         opened.flush(NOW + 2)
     assert written(tmp_path)[1] == {"3": NOW + 3}
 
@@ -147,7 +148,7 @@ def test_flush_forgets_those_whose_time_is_over(tmp_path: Path) -> None:
 def test_load_gives_everything_once(tmp_path: Path) -> None:
     with journal(tmp_path) as opened:
         opened.add(pending())
-        opened.remove("gone", NOW)
+        opened.expire([("gone", NOW)])
     with journal(tmp_path) as opened:
         assert opened.load() == ([pending()], {"gone": NOW})
         assert opened.load() == ([], {})
@@ -159,7 +160,7 @@ def test_every_change_is_on_the_disk_when_the_call_returns(tmp_path: Path) -> No
         assert list(on_disk(tmp_path)) == [pending().id]
         opened.save(completed())
         assert '"COMPLETED"' in on_disk(tmp_path)[completed().id]
-        opened.remove(completed().id, None)
+        opened.remove(completed().id)
         assert on_disk(tmp_path) == {}
 
 
@@ -168,7 +169,7 @@ def test_a_commit_waits_for_the_disk_and_shares_no_memory(tmp_path: Path) -> Non
         with journal(tmp_path) as opened:
             opened.save(pending())
             asked = ("synchronous", "journal_mode", "locking_mode")
-            found = [opened._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in asked]
+            found = [opened._database._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in asked]
             assert found == [2, "wal", "exclusive"]  # 2: FULL
             assert sorted(path.name for path in tmp_path.iterdir()) == [FILE_NAME, f"{FILE_NAME}-wal"]
 
@@ -176,14 +177,14 @@ def test_a_commit_waits_for_the_disk_and_shares_no_memory(tmp_path: Path) -> Non
 def test_a_journal_knows_since_when_it_is_kept(tmp_path: Path) -> None:
     before = time.time()
     with journal(tmp_path / "a" / "b") as opened:
-        begun = opened.begun
+        begun = opened.created_at
         assert before <= begun <= time.time()
         assert opened.directory == tmp_path / "a" / "b"
     with journal(tmp_path / "a" / "b") as opened:
-        assert opened.begun == begun
+        assert opened.created_at == begun
     (tmp_path / "a" / "b" / FILE_NAME).write_bytes(b"")
     with journal(tmp_path / "a" / "b") as opened:
-        assert opened.begun > begun
+        assert opened.created_at > begun
 
 
 def test_ten_thousand_records(tmp_path: Path) -> None:
@@ -245,7 +246,7 @@ TASK_1 = Task(
         request_id="8c1e",
         idempotency=Idempotency(key="order 4711", print="e1"),
     ),
-    maker=Maker(name="preview", version="3", checkpoint="d1"),
+    maker=EngineIdentity(name="preview", version="3", checkpoint="d1"),
     warnings=("Two faces.", "schön: 很好"),
     estimate_seconds=10.5,
     created_at=1700000000.25,
@@ -277,7 +278,7 @@ def test_a_journal_of_schema_1_is_read(tmp_path: Path) -> None:
     schema_1(tmp_path)
     with journal(tmp_path) as opened:
         assert opened.damage is None
-        assert opened.begun == 1700000000.5
+        assert opened.created_at == 1700000000.5
         assert opened.load() == ([TASK_1], {"0123": 1700000001.5})
 
 
@@ -309,7 +310,10 @@ def test_a_second_journal_in_the_directory_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_process_has_the_directory_to_itself_until_its_end(tmp_path: Path) -> None:
-    program = "import sys, pathlib, api.storage.lock as d; held = d.Claim(pathlib.Path(sys.argv[1])); print(); input()"
+    program = (
+        "import sys, pathlib, api.storage.lock as lock; "
+        "held = lock.DirectoryLock(pathlib.Path(sys.argv[1])); print(); input()"
+    )
     command = [sys.executable, "-c", program, str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
@@ -336,8 +340,8 @@ def test_a_file_of_a_newer_service_is_refused_with_a_sentence_and_left_alone(tmp
     with pytest.raises(JournalError) as refused:
         Journal(tmp_path)
     assert str(refused.value) == (
-        "tasks.sqlite3 was written by a newer version of the service (its format is 2, this one knows 1). "
-        "Start that version, or give this one another directory."
+        "tasks.sqlite3 was written by a newer version of the service (its schema is 2, this version supports 1). "
+        "Start that version, or choose another directory."
     )
     assert (tmp_path / FILE_NAME).read_bytes() == before
     change(tmp_path, f"PRAGMA user_version = {SCHEMA}")  # and the directory is free for that service
@@ -381,15 +385,13 @@ def test_a_damaged_file_is_set_aside_and_said(
     with journal(tmp_path) as opened:
         (aside,) = asides(tmp_path)
         assert re.fullmatch(r"tasks\.sqlite3\.damaged-\d{8}T\d{6}\.\d{6}Z", aside.name)
-        assert opened.damage == (
-            f"The journal of the tasks was damaged. It is kept as {aside.name}. Tasks that could be read from it: 0. "
-            "Any others are lost."
-        )
-        assert opened.begun > begun
+        assert opened.damage == Damage(aside.name, 0)
+        assert opened.created_at > begun
         assert opened.load() == ([], {})
         opened.add(pending(2))
     assert aside.read_bytes() == bad
-    assert caplog.record_tuples == [(LOGGER, logging.ERROR, f"{opened.damage} ({reason})")]
+    message = f"The task journal was damaged ({reason}). Recovered 0 tasks; backup: {aside.name}"
+    assert caplog.record_tuples == [(LOGGER, logging.ERROR, message)]
     assert written(tmp_path)[0] == [pending(2)]
 
 
@@ -397,7 +399,7 @@ def test_what_can_be_read_of_a_damaged_file_is_kept(tmp_path: Path, caplog: pyte
     """One page is overwritten, about in the middle: what is before it and what is behind it."""
     write(tmp_path, [pending(number) for number in range(200)])
     with journal(tmp_path) as opened:
-        opened.remove("gone", NOW)
+        opened.expire([("gone", NOW)])
     path = tmp_path / FILE_NAME
     pages = path.read_bytes()
     place = pages.index(pending(100).id.encode()) // 4096 * 4096
@@ -406,8 +408,8 @@ def test_what_can_be_read_of_a_damaged_file_is_kept(tmp_path: Path, caplog: pyte
         assert opened.damage is not None
         tasks, gone = opened.load()
     assert gone == {"gone": NOW}
-    assert re.fullmatch(r".+ \(\*\*\* in database main \*\*\* Page \d+: .{,150}\)", caplog.messages[0])
-    assert f"could be read from it: {len(tasks)}." in opened.damage
+    assert re.match(r".+ \(\*\*\* in database main \*\*\* Page \d+: .{,150}\)\. ", caplog.messages[0])
+    assert opened.damage.recovered == len(tasks)
     positions = {task.position for task in tasks}
     assert len(positions) == len(tasks) >= 190
     assert {0, 1, 198, 199} < positions
@@ -433,7 +435,7 @@ def test_a_file_that_does_not_say_since_when_it_is_kept_is_damaged(
     change(tmp_path, "DELETE FROM begun")
     with journal(tmp_path) as opened:
         assert opened.load()[0] == [pending()]
-    assert caplog.messages == [f"{opened.damage} (it does not say since when it is kept)"]
+    assert "(its time of creation is missing)" in caplog.messages[0]
 
 
 @pytest.mark.parametrize(
@@ -557,14 +559,14 @@ def test_a_refused_change_leaves_nothing_behind(tmp_path: Path) -> None:
     """Of several statements, the last is refused: the first ones are not kept, and the next change can begin."""
     with journal(tmp_path) as opened:
         opened.add(pending(1))
-        opened._connection.set_authorizer(
+        opened._database._connection.set_authorizer(
             lambda action, table, *_: (
                 sqlite3.SQLITE_DENY if (action, table) == (sqlite3.SQLITE_INSERT, "gone") else sqlite3.SQLITE_OK
             )
         )
-        opened.remove(pending(1).id, NOW)
+        opened.expire([(pending(1).id, NOW)])
         assert list(on_disk(tmp_path)) == [pending(1).id]
-        opened._connection.set_authorizer(None)
+        opened._database._connection.set_authorizer(None)
         opened.flush(NOW - 1)
     assert written(tmp_path) == ([], {pending(1).id: NOW})
 
@@ -583,12 +585,12 @@ def test_what_the_disk_refused_is_written_with_the_next_change(
         {
             "add": lambda: opened.add(pending(3)),
             "save": lambda: opened.save(pending(3)),
-            "remove": lambda: opened.remove(pending(3).id, None),
+            "remove": lambda: opened.remove(pending(3).id),
             "flush": lambda: opened.flush(NOW),
         }[change]()
         assert on_disk(tmp_path).keys() >= {pending(1).id, pending(2).id}
     assert [(name, level) for name, level, _ in caplog.record_tuples] == [(LOGGER, logging.ERROR)]  # said once
-    assert caplog.messages == ["The journal could not be written; it will be tried again"]
+    assert caplog.messages == ["Cannot write the journal; retrying with the next change"]
     more = [pending(3)] if change in ("add", "save") else []
     assert written(tmp_path)[0] == [large(1), large(2), *more]
 
@@ -600,7 +602,7 @@ def test_late_changes_keep_their_order(tmp_path: Path) -> None:
         fill_disk(opened)
         opened.save(replace(large(1), attempt=1))
         opened.save(replace(large(1), attempt=2))
-        opened.remove(pending(1).id, NOW)
+        opened.expire([(pending(1).id, NOW)])
         opened.save(replace(large(2), attempt=1))
         with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
             opened.add(pending(3))  # as small as it is, it waits for those before it
@@ -624,7 +626,7 @@ def test_of_late_changes_of_one_task_the_newest_counts(tmp_path: Path) -> None:
     with journal(tmp_path) as opened:
         fill_disk(opened)
         opened.save(large(1))
-        opened.remove(pending(1).id, None)
+        opened.remove(pending(1).id)
         opened.save(replace(large(1), attempt=2))
         empty_disk(opened)
     assert written(tmp_path)[0] == [replace(large(1), attempt=2)]
@@ -644,7 +646,7 @@ def test_what_was_late_is_written_once(tmp_path: Path) -> None:
         opened.save(large(1))
         empty_disk(opened)
         opened.flush(NOW)
-        opened.remove(pending(1).id, None)
+        opened.remove(pending(1).id)
         opened.flush(NOW)
     assert written(tmp_path)[0] == []
 
@@ -666,15 +668,12 @@ def test_a_journal_that_cannot_be_written_says_so_until_it_can(
             opened.flush(NOW)
             failing = opened.failing
         assert (refused.value.errno, refused.value.filename) == (errno.EIO, str(tmp_path / FILE_NAME))
-        assert failing == (
-            "The journal of the tasks cannot be written (disk I/O error). Until it can be, new tasks are refused, "
-            "and what becomes of the others is kept in memory."
-        )
+        assert failing == "disk I/O error"
         opened.flush(NOW)
         assert opened.failing is None
         opened.flush(NOW)
     assert caplog.record_tuples == [
-        (LOGGER, logging.ERROR, "The journal could not be written; it will be tried again"),
+        (LOGGER, logging.ERROR, "Cannot write the journal; retrying with the next change"),
         (LOGGER, logging.INFO, "The journal can be written again"),
     ]
     assert written(tmp_path)[0] == [processing(1)]
@@ -697,7 +696,7 @@ def test_a_full_disk_is_said_as_well(tmp_path: Path) -> None:
         fill_disk(opened)
         opened.save(large(1))
         assert opened.failing is not None
-        assert "(database or disk is full)" in opened.failing
+        assert opened.failing == "database or disk is full"
         empty_disk(opened)
         opened.save(pending(2))
         assert opened.failing is None
@@ -709,11 +708,11 @@ def test_of_what_is_late_only_the_newest_is_kept(tmp_path: Path) -> None:
             for number in range(50):
                 opened.save(processing(1, attempt=number))
                 opened.save(processing(2, attempt=number))
-                opened.remove(completed(3).id, NOW + number)
+                opened.expire([(completed(3).id, NOW + number)])
                 opened.flush(NOW)
-            opened.remove(processing(2).id, None)
+            opened.remove(processing(2).id)
         statements: list[str] = []
-        opened._connection.set_trace_callback(statements.append)
+        opened._database._connection.set_trace_callback(statements.append)
         opened.flush(NOW)
     verbs = [statement.split()[0] for statement in statements]
     assert verbs == ["BEGIN", "INSERT", "DELETE", "DELETE", "INSERT", "DELETE", "PRAGMA", "COMMIT"]
@@ -724,11 +723,11 @@ def test_what_is_late_can_be_written_without_another_change(tmp_path: Path) -> N
     with journal(tmp_path) as opened:
         with broken_disk():
             opened.save(pending(1))
-            opened.write_late()
+            opened.flush_pending()
         assert on_disk(tmp_path) == {}
-        opened.write_late()
+        opened.flush_pending()
         assert on_disk(tmp_path).keys() == {pending(1).id}
-    opened.write_late()  # of a journal that is closed nothing is late
+    opened.flush_pending()  # of a journal that is closed nothing is late
     assert opened.failing is None
 
 
@@ -737,7 +736,7 @@ def test_a_journal_that_is_closed_takes_nothing_more(tmp_path: Path, caplog: pyt
     opened = Journal(tmp_path)
     opened.close()
     opened.save(pending(1))
-    assert caplog.messages == ["The journal could not be written; it will be tried again"]
+    assert caplog.messages == ["Cannot write the journal; retrying with the next change"]
     with pytest.raises(OSError, match="the journal cannot be used") as refused:
         opened.add(pending(2))
     assert refused.value.errno == errno.EIO

@@ -15,12 +15,14 @@ from typing import Any, ParamSpec, TypeVar
 
 import pytest
 
-from api.http.errors import ApiError
+from api.http.errors import STATUSES
 from api.records import Task, TaskReport, TaskStatus
+from api.service import build_task_manager
 from api.settings import TaskSettings
 from api.storage.files import FileStore
 from api.storage.journal import Journal
-from api.task_manager import TaskManager
+from api.storage.workspaces import Workspaces
+from api.tasks.errors import TaskError, TaskNotFoundError
 from api.tasks.events import EventHub
 from engines.base import Cancelled, JobCancelledError, Report, SynthesisJob
 from tests.records import submission
@@ -79,11 +81,11 @@ class EndsHub(EventHub):
     """Counts how often each task was said to have ended."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(lambda event: b"")
         self.ends: Counter[str] = Counter()
 
-    def publish(self, report: TaskReport) -> None:
-        super().publish(report)
+    def changed(self, report: TaskReport) -> None:
+        super().changed(report)
         self.ends[report.task.id] += report.task.ended
 
 
@@ -96,13 +98,14 @@ class Track:
         self.journal = Journal(directory / "data")
         self.hub = EndsHub()
         self.errors: list[BaseException] = []
-        self.manager = TaskManager(
+        self.manager = build_task_manager(
             lambda: self.engine,
             TaskSettings(max_workers=1),
-            self.uploads,
-            self.outputs,
-            self.journal,
-            events=self.hub,
+            journal=self.journal,
+            uploads=self.uploads,
+            outputs=self.outputs,
+            workspaces=Workspaces(directory / "workspaces"),
+            listener=self.hub,
             new_executor=lambda size: CheckedWorkers(size, self.errors),
         )
         self.manager.resume()
@@ -192,7 +195,7 @@ def test_delete_against_finish(track: Track) -> None:
     for _ in range(300):
         task_id = track.submit(racing=True)
         track.race(lambda: track.manager.delete(task_id))  # noqa: B023  it runs at once
-        with pytest.raises(ApiError, match="no such task"):
+        with pytest.raises(TaskNotFoundError):
             track.manager.get(task_id)
         track.idle()
         assert track.files() == (0, 0)
@@ -236,8 +239,8 @@ def both(pool: ThreadPoolExecutor, *calls: Callable[[], Any]) -> list[Any]:
         start.wait(30)
         try:
             return call()
-        except ApiError as error:
-            return error.status
+        except TaskError as error:
+            return STATUSES[type(error)]
 
     return [future.result(30) for future in [pool.submit(run, call) for call in calls]]
 
@@ -280,10 +283,11 @@ def test_a_task_deleted_just_as_it_is_tried_again(track: Track, monkeypatch: pyt
     first, hold = failed(track), track.uploads.hold
 
     def hold_too_late(name: str) -> None:
-        with suppress(ApiError):  # the second file: there is no such task any more
+        # By the second file the task is gone.
+        with suppress(TaskNotFoundError):
             track.manager.delete(first)
         hold(name)
 
     monkeypatch.setattr(track.uploads, "hold", hold_too_late)
-    with pytest.raises(ApiError, match="no such task"):
+    with pytest.raises(TaskNotFoundError):
         track.manager.retry(first)

@@ -11,8 +11,9 @@ import pytest
 from api.records import Idempotency, Result, Task
 from api.storage.files import FileStore
 from api.storage.journal import Journal
-from api.tasks.registry import TaskRegistry
-from tests.records import HOUR, NOW, completed, failed, pending, processing, submission
+from engines.base import FaceBox, SynthesisJob
+from tests.records import HOUR, NOW, PARAMS, completed, failed, pending, processing, submission
+from tests.registries import RecordingListener, make_registry
 
 
 class World:
@@ -26,7 +27,8 @@ class World:
         self.uploads = FileStore(self.directory / "uploads")
         self.outputs = FileStore(self.directory / "outputs")
         self.journal = Journal(self.directory / "data")
-        self.registry = TaskRegistry(self.journal, self.uploads, self.outputs)
+        self.listener = RecordingListener()
+        self.registry = make_registry(self.directory, self.journal, self.uploads, self.outputs, self.listener)
         self.unended = self.registry.restore()
 
     def close(self) -> None:
@@ -73,7 +75,7 @@ def test_a_new_registry_is_empty(world: World) -> None:
     assert world.registry.next_position() == 1
     assert world.registry.newest() == []
     assert world.registry.find("1") is world.registry.find_any("1") is None
-    assert world.registry.gone_until("1") == 0
+    assert world.registry.remembered_until("1") == 0
     assert world.registry.of_request("key") is None
     assert world.registry.result("c" * 64) is None
     with pytest.raises(KeyError):
@@ -153,9 +155,9 @@ def test_uploads_go_with_the_last_task_that_holds_them(world: World) -> None:
 
 def test_uploads_that_somebody_removed_are_missing(world: World) -> None:
     task = world.add(pending(1))
-    assert world.registry.missing_uploads(task) == []
+    assert world.registry.uploads_exist(task)
     world.uploads.path("b" * 64).unlink()
-    assert world.registry.missing_uploads(task) == ["b" * 64]
+    assert not world.registry.uploads_exist(task)
 
 
 def test_equal_tasks_share_a_video_as_long_as_one_has_it(world: World) -> None:
@@ -248,7 +250,7 @@ def test_nothing_is_left_of_tasks_that_are_forgotten(world: World) -> None:
         )
     for number in (1, 2, 3):
         world.registry.expire([(world.registry.get(pending(number).id), NOW)])
-    world.registry.tidy(NOW)
+    world.registry.flush(NOW)
     containers = {name: value for name, value in vars(world.registry).items() if isinstance(value, dict)}
     assert len(containers) >= 4
     assert not any(containers.values()), containers
@@ -268,12 +270,96 @@ def test_expired_tasks_are_found_by_the_sweep_and_remembered_for_a_while(world: 
         if restart:
             world.restart()
         assert world.registry.find(expired.id) is None
-        assert world.registry.gone_until(expired.id) == NOW + 48 * HOUR
+        assert world.registry.remembered_until(expired.id) == NOW + 48 * HOUR
         assert world.registry.get(later.id) == later
-    world.registry.tidy(NOW + 48 * HOUR - 1)
+    world.registry.flush(NOW + 48 * HOUR - 1)
     assert world.registry.expired(NOW + 48 * HOUR - 1) == [later]
-    assert world.registry.gone_until(expired.id) == NOW + 48 * HOUR
-    world.registry.tidy(NOW + 48 * HOUR)
-    assert world.registry.gone_until(expired.id) == 0
+    assert world.registry.remembered_until(expired.id) == NOW + 48 * HOUR
+    world.registry.flush(NOW + 48 * HOUR)
+    assert world.registry.remembered_until(expired.id) == 0
     world.restart()
-    assert world.registry.gone_until(expired.id) == 0
+    assert world.registry.remembered_until(expired.id) == 0
+
+
+# -- notifications -----------------------------------------------------------------------------------------------------
+
+
+def test_listener_is_notified_of_every_change(world: World) -> None:
+    world.add(pending(1))
+    world.add(pending(2))
+    world.registry.update(processing(1))
+    world.registry.progress(replace(processing(1), progress=0.5))
+    world.complete(completed(1))
+    reports = [(report.task, report.queue_position) for report in world.listener.reports]
+    assert reports == [
+        (pending(1), 1),
+        (pending(2), 2),
+        (processing(1), None),
+        (replace(processing(1), progress=0.5), None),
+        (completed(1), None),
+    ]
+    assert world.listener.dropped == []
+
+
+def test_listener_hears_nothing_of_a_deleted_task_but_its_end(world: World) -> None:
+    task = world.add(pending(1))
+    world.registry.update(replace(processing(1), deleted=True))
+    world.registry.progress(replace(processing(1), deleted=True, progress=0.5))
+    world.registry.forget(world.registry.get(task.id))
+    assert [report.task for report in world.listener.reports] == [task]
+    assert set(world.listener.dropped) == {task.id}
+
+
+def test_listener_is_notified_when_a_task_expires(world: World) -> None:
+    world.add(pending(1))
+    task = world.complete(completed(1))
+    world.registry.expire([(task, NOW + HOUR)])
+    assert world.listener.dropped == [task.id]
+
+
+def test_refused_task_is_reported_to_no_listener(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(task: Task) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(world.journal, "add", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        world.registry.add(pending(1))
+    assert world.listener.reports == []
+    assert world.registry.queue.waiting == {}
+
+
+def test_only_watched_tasks_are_told_their_positions(world: World) -> None:
+    tasks = [world.add(pending(number)) for number in (1, 2, 3)]
+    world.listener.reports.clear()
+    world.registry.report_positions()
+    assert world.listener.reports == []
+    world.listener.watching = {tasks[2].id, "unknown"}
+    world.registry.report_positions()
+    assert [(report.task, report.queue_position) for report in world.listener.reports] == [(tasks[2], 3)]
+
+
+# -- jobs --------------------------------------------------------------------------------------------------------------
+
+
+def test_job_has_what_the_task_says_and_a_workspace_of_its_own(world: World) -> None:
+    world.add(pending(7))
+    task = processing(7, attempt=2)
+    with world.registry.job(task, "7-2.mp4") as job:
+        workspace = job.workspace
+        assert list(workspace.iterdir()) == []
+        (workspace / "frames").mkdir()
+        (workspace / "frames" / "1.png").write_bytes(b"x")
+        with world.registry.job(replace(task, attempt=3), "7-3.mp4") as other:
+            assert other.workspace != workspace
+        assert job == SynthesisJob(
+            image=world.directory / "uploads" / ("a" * 64),
+            audio=world.directory / "uploads" / ("b" * 64),
+            output=world.directory / "outputs" / "7-2.mp4",
+            seconds=10.0,
+            face=FaceBox(1, 2, 30, 40),
+            params=replace(PARAMS, seed=7),
+            task_id=task.id,
+            attempt=2,
+            workspace=workspace,
+        )
+    assert not workspace.exists()

@@ -26,8 +26,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from api.http.errors import ApiError
 from api.records import Idempotency, TaskErrorCode, TaskReport, TaskStatus
+from api.tasks.errors import TaskError
 from engines.base import GpuFailedError, GpuOutOfMemoryError, NoFaceError, Stage, TooLargeError
 from media.errors import EncoderError
 from tests.records import HOUR
@@ -114,9 +114,9 @@ class TaskMachine(RuleBasedStateMachine):
         """Whether there is a new task, just when there should be."""
         refusal = "too_large" if too_long(self.model.version, what) else self.model.refuses()
         if refusal is not None:
-            with pytest.raises((ApiError, TooLargeError)) as refused:
+            with pytest.raises((TaskError, TooLargeError)) as refused:
                 accept()
-            assert isinstance(refused.value, (ApiError, TooLargeError))
+            assert isinstance(refused.value, (TaskError, TooLargeError))
             assert refused.value.code == refusal
             return False
         place = len(self.model.waiting) + 1
@@ -298,7 +298,7 @@ class TaskMachine(RuleBasedStateMachine):
     def _leave(self) -> None:
         """Shut down, though no worker ends."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("api.task_manager._STOP_SECONDS", 0.0)
+            patch.setattr("api.task_manager.STOP_SECONDS", 0.0)
             assert self.manager.shutdown(0) == (not self.model.jobs)
         self.model.refusal = self.model.refusal or "draining"
         self.model.interrupt()

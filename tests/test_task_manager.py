@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from api.http.errors import ApiError, UnavailableError
+from api.http.errors import STATUSES
 from api.records import Submission, Task, TaskStatus
+from api.tasks.errors import QueueFullError, TaskError, TooLongError, UnavailableError
 from engines.base import (
     Cancelled,
     FaceBox,
@@ -115,10 +116,10 @@ def test_the_queue_is_bounded(tmp_path: Path) -> None:
     world = World(tmp_path, max_queue=2)
     world.engine.hold()
     ids = [world.submit(seed) for seed in range(3)]
-    with pytest.raises(UnavailableError) as refused:
+    with pytest.raises(QueueFullError) as refused:
         world.submit(9)
-    assert (refused.value.status, refused.value.code) == (429, "queue_full")
-    assert int(refused.value.headers["Retry-After"]) >= 1
+    assert refused.value.waiting == 2
+    assert refused.value.retry_after > 0
     world.engine.go_on()
     world.finish(*ids)
     world.finish(world.submit(9))
@@ -229,11 +230,10 @@ def test_time_spent_waiting_for_another_job_does_not_count(tmp_path: Path) -> No
 
 def test_what_would_time_out_is_refused_and_leaves_no_task(world: World) -> None:
     world.engine.cost = 360.5  # for each of 10 s
-    with pytest.raises(ApiError) as refused:
+    with pytest.raises(TooLongError) as refused:
         world.submit()
-    assert (refused.value.status, refused.value.code) == (422, "too_large")
-    assert refused.value.error == "The video would take about 3605 s to make; a task may take 3600 s."
-    assert refused.value.detail == "What helps: a shorter duration or a smaller min_resolution."
+    assert (refused.value.expected, refused.value.allowed) == (3605, 3600)
+    assert refused.value.fields == ("duration", "min_resolution")
     assert world.manager.counts() == (0, 0)
     world.engine.cost = 360
     world.finish(world.submit())
@@ -248,8 +248,9 @@ def test_admission_goes_by_the_speed_that_was_measured(world: World) -> None:
     world.engine.go_on()
     world.finish(first)
     world.engine.cost = 300.01  # 3000.1 s by the estimate alone, and that × (1 + 0.3 × 0.75) as it seems
-    with pytest.raises(ApiError, match="about 3676 s"):
+    with pytest.raises(TooLongError) as refused:
         world.submit(2)
+    assert refused.value.expected == pytest.approx(3675.1, abs=1)
     world.finish(world.submit(1))  # that video is there already
 
 
@@ -313,9 +314,9 @@ def test_an_expired_task_is_gone_then_unknown(world: World, swept: bool) -> None
     def answer() -> int:
         if swept:
             world.manager.sweep()
-        with pytest.raises(ApiError) as refused:
+        with pytest.raises(TaskError) as refused:
             world.get(task_id)
-        return refused.value.status
+        return STATUSES[type(refused.value)]
 
     world.now += 24 * HOUR
     assert answer() == 410
@@ -393,14 +394,14 @@ def test_the_sweep_lets_others_in_between(world: World) -> None:
     world.finish(*ids)
     world.now += 25 * HOUR
     portions: list[int] = []
-    remove_all = world.journal.remove_all
+    expire = world.journal.expire
 
-    def counted(rows: Iterable[tuple[str, float | None]]) -> None:
-        rows = list(rows)
+    def counted(expired: Iterable[tuple[str, float]]) -> None:
+        rows = list(expired)
         portions.append(len(rows))
-        remove_all(rows)
+        expire(rows)
 
-    world.journal.remove_all = counted  # type: ignore[method-assign]
+    world.journal.expire = counted  # type: ignore[method-assign]
     world.manager.sweep()
     assert portions == [100, 100, 50]
     assert list(world.uploads.directory.iterdir()) == list(world.outputs.directory.iterdir()) == []

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from api.records import Idempotency, Maker, Result, Task, TaskErrorCode, TaskStatus, warnings
+from api.records import EngineIdentity, Idempotency, Result, Task, TaskErrorCode, TaskStatus, client_warnings
 from engines.base import Emotion, FaceBox, Stage
 from tests.records import HOUR, NOW, PARAMS, completed, failed, full, pending, processing, submission
 from tests.scripted_engine import ScriptedEngine
@@ -19,14 +19,14 @@ LATER = NOW + 100
 
 TASKS = {"PENDING": pending, "PROCESSING": processing, "COMPLETED": completed, "FAILED": failed}
 STEPS: dict[str, Callable[[Task], Task]] = {
-    "begun": lambda task: task.begun(LATER),
+    "started": lambda task: task.started(LATER),
     "reported": lambda task: task.reported(LATER, Stage.RENDERING, 0.5, "Rendering.", 3.0),
     "completed": lambda task: task.completed(LATER, LATER + HOUR, RESULT),
     "failed": lambda task: task.failed(LATER, LATER + HOUR, TaskErrorCode.NO_FACE, "No face was found."),
-    "waiting_again": lambda task: task.waiting_again(LATER),
+    "requeued": lambda task: task.requeued(LATER),
 }
 ALLOWED: dict[tuple[str, str], dict[str, Any]] = {
-    ("PENDING", "begun"): {
+    ("PENDING", "started"): {
         "status": TaskStatus.PROCESSING, "stage": Stage.PREPARING, "message": "Preparing.", "started_at": LATER,
         "attempt": 1,
     },
@@ -45,9 +45,9 @@ ALLOWED: dict[tuple[str, str], dict[str, Any]] = {
         "status": TaskStatus.FAILED, "message": "No face was found.", "error_code": TaskErrorCode.NO_FACE,
         "completed_at": LATER, "expires_at": LATER + HOUR,
     },
-    ("PROCESSING", "waiting_again"): {
+    ("PROCESSING", "requeued"): {
         "status": TaskStatus.PENDING, "stage": Stage.QUEUED, "progress": 0.0, "started_at": None,
-        "message": "Waiting to run again.",
+        "message": "Requeued after an interruption.",
     },
 }  # fmt: skip
 
@@ -77,13 +77,13 @@ def test_a_refusal_tells_what_the_step_is_for() -> None:
     with pytest.raises(ValueError, match="is COMPLETED, not PROCESSING"):
         completed().reported(LATER, Stage.ENCODING, 1.0, "", None)
     with pytest.raises(ValueError, match="is PROCESSING, not PENDING"):
-        processing().begun(LATER)
+        processing().started(LATER)
 
 
 def test_a_new_task() -> None:
     task = pending()
     assert (task.status, task.stage, task.progress) == (TaskStatus.PENDING, Stage.QUEUED, 0.0)
-    assert task.message == "Waiting for its turn."
+    assert task.message == "Queued."
     assert (task.attempt, task.accepted_position) == (0, 1)
     assert (task.cancelled, task.deleted) == (False, False)
     assert (task.started_at, task.completed_at, task.expires_at) == (None, None, None)
@@ -92,7 +92,7 @@ def test_a_new_task() -> None:
 
 
 def test_a_record_cannot_be_changed() -> None:
-    for record in (pending(), submission(), Maker("a", "b", "c"), RESULT, Idempotency("key", "print")):
+    for record in (pending(), submission(), EngineIdentity("a", "b", "c"), RESULT, Idempotency("key", "print")):
         for field in fields(record):
             with pytest.raises(FrozenInstanceError):
                 setattr(record, field.name, None)
@@ -115,9 +115,9 @@ def test_a_clock_that_is_set_back_moves_no_task_back() -> None:
 
 def test_a_task_that_runs_again_begins_anew() -> None:
     first = processing().reported(NOW + 5, Stage.RENDERING, 0.5, "Rendering.", 3.0)
-    again = first.waiting_again(NOW + 10)
+    again = first.requeued(NOW + 10)
     assert (again.progress, again.started_at, again.remaining_seconds, again.attempt) == (0.0, None, None, 1)
-    second = again.begun(NOW + 20)
+    second = again.started(NOW + 20)
     assert (second.attempt, second.started_at, second.created_at) == (2, NOW + 20, NOW)
     assert second.reported(NOW + 21, Stage.PREPARING, 0.1, "", None).progress == 0.1
 
@@ -156,15 +156,15 @@ def test_the_key_is_the_same_in_every_version_of_the_service() -> None:
 
 def test_the_maker_is_the_engine() -> None:
     engine = ScriptedEngine()
-    assert Maker.of(engine) == Maker("preview", "scripted", "5c" * 32)
+    assert EngineIdentity.of(engine) == EngineIdentity("preview", "scripted", "5c" * 32)
 
 
 def test_warnings_are_the_portraits_and_those_of_fields_that_the_client_sent() -> None:
     engine = ScriptedEngine()
     said = submission(warnings=("Two faces.",), given=("seed", "inference_steps"))
-    assert warnings(said, engine) == ("Two faces.", "inference_steps has no effect here.")
-    assert warnings(replace(said, given=("seed",)), engine) == ("Two faces.",)
-    assert warnings(submission(), engine) == ()
+    assert client_warnings(said, engine) == ("Two faces.", "inference_steps has no effect here.")
+    assert client_warnings(replace(said, given=("seed",)), engine) == ("Two faces.",)
+    assert client_warnings(submission(), engine) == ()
 
 
 def test_the_full_record_has_nothing_left_to_its_default() -> None:

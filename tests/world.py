@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from api.records import Submission, TaskReport
+from api.service import build_task_manager
 from api.settings import TaskSettings
 from api.storage.files import FileStore
 from api.storage.journal import Journal
-from api.task_manager import TaskManager
+from api.storage.workspaces import Workspaces
 from api.tasks.events import EventHub
+from api.tasks.scheduler import Clocks
 from engines.base import (
     Emotion,
     FaceBox,
@@ -33,15 +35,15 @@ class World:
         self.uploads = FileStore(directory / "uploads")
         self.outputs = FileStore(directory / "outputs")
         self.journal = Journal(directory / "data")
-        self.manager = TaskManager(
+        self.manager = build_task_manager(
             lambda: self.engine,
             TaskSettings.model_validate({"max_workers": 1, **settings}),
-            self.uploads,
-            self.outputs,
-            self.journal,
-            events=EventHub(),
-            now=lambda: self.now,
-            monotonic=lambda: self.now,
+            journal=self.journal,
+            uploads=self.uploads,
+            outputs=self.outputs,
+            workspaces=Workspaces(directory / "workspaces"),
+            listener=EventHub(lambda event: b""),
+            clocks=Clocks(lambda: self.now, lambda: self.now),
         )
         self._directory, self._settings = directory, settings
         if resume:

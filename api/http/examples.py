@@ -75,3 +75,4 @@ MANIFEST: dict[str, Any] = {
         "bytes": 412873,
     },
 }
+BY_SCHEMA = {"TaskAccepted": ACCEPTED, "TaskView": VIEW, "TaskList": LIST, "Manifest": MANIFEST}

@@ -37,7 +37,7 @@ def key_of(headers: Headers) -> str | None:
     return key
 
 
-def print_of(files: Mapping[str, str], fields: BaseModel, given: tuple[str, ...]) -> str:
+def fingerprint(files: Mapping[str, str], fields: BaseModel, given: tuple[str, ...]) -> str:
     """Equal for forms with the same files (name → SHA-256) and the same values in the same text fields."""
     parts = [dict(files), fields.model_dump(mode="json", include=set(given))]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from api.http import examples
 from api.http.errors import ErrorResponse
 from api.http.idempotency import HEADER
 from api.http.submission import form_defaults
@@ -153,6 +154,8 @@ def install(app: FastAPI, settings: Settings) -> None:
             _add_links(schema)
             _add_request_ids(schema)
             _drop_unused(schema)
+            for name, example in examples.BY_SCHEMA.items():
+                schema["components"]["schemas"][name]["example"] = example
             app.openapi_schema = schema
         return app.openapi_schema
 

@@ -1,4 +1,4 @@
-"""From a multipart request to a task: receive, check, store, enqueue."""
+"""From a multipart request to a task: receive the form, validate it, check both files, store them, enqueue."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from pydantic import ValidationError
 from starlette.requests import Request
 
@@ -22,10 +22,13 @@ from media import audio, image
 
 FILE_FIELDS = ("image", "audio")
 TEXT_FIELDS = tuple(StartForm.model_fields)
+# Submissions whose files are checked at a time. While they are decoded, the largest portraits take 400 MB each, and
+# progressive and CMYK ones 800 MB.
+CHECKS_AT_ONCE = 2
 
 
 def form_defaults(settings: Settings) -> dict[str, Any]:
-    """The value of each text field that a client may leave out."""
+    """Defaults of the optional text fields."""
     synthesis = settings.synthesis
     own = {name: field.default for name, field in StartForm.model_fields.items() if not field.is_required()}
     return own | {
@@ -39,45 +42,70 @@ def form_defaults(settings: Settings) -> dict[str, Any]:
     }
 
 
-async def submit(service: Service, request: Request) -> tuple[Task, bool]:
-    """Accept one request; or give the task of an earlier one with the same Idempotency-Key, and True.
+class Submissions:
+    """Handles the requests of `start`. For one event loop."""
 
-    Raises ApiError, MediaError, NoFaceError, TooLargeError, OSError (disk full).
-    """
-    key = idempotency.key_of(request.headers)
-    if key is None:
-        return await _receive(service, request, None)
-    with service.keys_in_use.claim(key):
-        return await _receive(service, request, key)
+    def __init__(self, service: Service) -> None:
+        self.keys_in_use = idempotency.KeysInUse()
+        self._service = service
+        self._checks = CapacityLimiter(CHECKS_AT_ONCE)
+        self._defaults = form_defaults(service.settings)
 
+    async def submit(self, request: Request) -> tuple[Task, bool]:
+        """Accept a request; returns its task, and whether the task is that of an earlier idempotent request.
 
-async def _receive(service: Service, request: Request, key: str | None) -> tuple[Task, bool]:
-    known = service.tasks.of_request(key) if key is not None else None
-    if known is None:
-        service.check_open()
-    files = service.settings.files
-    limits = {"image": round(files.max_image_mb * 2**20), "audio": round(files.max_audio_mb * 2**20)}
-    async with receive_form(request, files.upload_dir, frozenset(TEXT_FIELDS), limits) as form:
-        defaults = form_defaults(service.settings)
-        # An empty optional field counts as left out: browsers send those.
-        given = tuple(sorted(name for name, text in form.texts.items() if text != "" or name not in defaults))
-        fields = _validate(form, defaults, given)
-        request_print = None
-        if key is not None:
-            request_print = Idempotency(key, idempotency.print_of(form.hashes(), fields, given))
-        if known is not None:
-            if known.submission.idempotency != request_print:
-                raise idempotency.reused()
-            return known, True
-        await service.engine_ready()
-        checked = _Checked(form, fields.params(), given, request.state.request_id, request_print)
-        report = await to_thread.run_sync(_check_and_enqueue, service, checked, limiter=service.checks)
-        return report.task, False
+        Raises ApiError, CodedError, OSError.
+        """
+        key = idempotency.key_of(request.headers)
+        if key is None:
+            return await self._receive(request, None)
+        with self.keys_in_use.claim(key):
+            return await self._receive(request, key)
+
+    async def _receive(self, request: Request, key: str | None) -> tuple[Task, bool]:
+        service = self._service
+        known = service.task_manager.of_request(key) if key is not None else None
+        # A replay is answered even while no new tasks are accepted.
+        if known is None:
+            service.check_open()
+        files = service.settings.files
+        async with receive_form(request, files.upload_dir, frozenset(TEXT_FIELDS), files.upload_limits) as form:
+            # Browsers send empty optional fields: they count as omitted.
+            given = tuple(sorted(name for name, text in form.texts.items() if text != "" or name not in self._defaults))
+            fields = self._validate(form, given)
+            identity = None
+            if key is not None:
+                identity = Idempotency(key, idempotency.fingerprint(form.hashes(), fields, given))
+            if known is not None:
+                if known.submission.idempotency != identity:
+                    raise idempotency.reused()
+                return known, True
+            await service.engine_ready()
+            valid = _ValidRequest(form, fields.params(), given, request.state.request_id, identity)
+            report = await to_thread.run_sync(_check_and_enqueue, service, valid, limiter=self._checks)
+            return report.task, False
+
+    def _validate(self, form: Form, given: tuple[str, ...]) -> StartForm:
+        """The text fields with their defaults. Raises FormError with everything that is wrong with the form."""
+        errors = list(form.errors)
+        errors += [FieldError(field=name, message="is required") for name in FILE_FIELDS if name not in form.files]
+        fields: StartForm | None = None
+        try:
+            fields = StartForm.model_validate(self._defaults | {name: form.texts[name] for name in given})
+        except ValidationError as error:
+            for problem in error.errors():
+                name = str(problem["loc"][0])
+                if name not in {known.field for known in errors}:
+                    message = "is required" if problem["type"] == "missing" else problem["msg"]
+                    errors.append(FieldError(field=name, message=message))
+        if errors or fields is None:
+            raise FormError(errors, (*FILE_FIELDS, *TEXT_FIELDS))
+        return fields
 
 
 @dataclass(frozen=True, slots=True)
-class _Checked:
-    """A form whose fields are right; the content of its files is not looked at yet."""
+class _ValidRequest:
+    """A form with valid fields, whose files are not checked yet."""
 
     form: Form
     params: SynthesisParams
@@ -86,27 +114,10 @@ class _Checked:
     idempotency: Idempotency | None
 
 
-def _validate(form: Form, defaults: dict[str, Any], given: tuple[str, ...]) -> StartForm:
-    errors = list(form.errors)
-    errors += [FieldError(field=name, message="is required") for name in FILE_FIELDS if name not in form.files]
-    fields: StartForm | None = None
-    try:
-        fields = StartForm.model_validate(defaults | {name: form.texts[name] for name in given})
-    except ValidationError as error:
-        for problem in error.errors():
-            name = str(problem["loc"][0])
-            if name not in {known.field for known in errors}:
-                message = "is required" if problem["type"] == "missing" else problem["msg"]
-                errors.append(FieldError(field=name, message=message))
-    if errors or fields is None:
-        raise FormError(errors, (*FILE_FIELDS, *TEXT_FIELDS))
-    return fields
-
-
-def _check_and_enqueue(service: Service, request: _Checked) -> TaskReport:
+def _check_and_enqueue(service: Service, request: _ValidRequest) -> TaskReport:
     engine = service.loader.engine
     picture, speech = request.form.files["image"], request.form.files["audio"]
-    # The kinds of both files are checked before the slow part.
+    # Cheap checks of both files before the slow one.
     image.probe(picture.path)
     seconds = audio.probe(speech.path).seconds
     pixels = image.load(picture.path)
@@ -116,7 +127,7 @@ def _check_and_enqueue(service: Service, request: _Checked) -> TaskReport:
         for part in (picture, speech):
             service.uploads.adopt(part.path, part.sha256)
             held.callback(service.uploads.release, part.sha256)
-        report = service.tasks.submit(
+        report = service.task_manager.submit(
             Submission(
                 image=picture.sha256,
                 audio=speech.sha256,
@@ -130,5 +141,6 @@ def _check_and_enqueue(service: Service, request: _Checked) -> TaskReport:
                 idempotency=request.idempotency,
             )
         )
-        held.pop_all()  # the task holds them now
+        # The task holds the references now.
+        held.pop_all()
         return report

@@ -6,13 +6,14 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Send
 
+from api.http.dependencies import ServiceDep
 from api.http.openapi import error_responses, events_responses
+from api.http.sse import event_stream
 from api.routes.synthesis import PREFIX
-from api.service import Service, service_of
 
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # the second is for nginx
 
@@ -44,7 +45,7 @@ class EventStream(StreamingResponse):
 async def events(
     task_id: str,
     request: Request,
-    service: Annotated[Service, Depends(service_of)],
+    service: ServiceDep,
     last_event_id: Annotated[
         str | None,
         Header(alias="Last-Event-ID", description="The id of the last event that came: only those after it are sent."),
@@ -54,9 +55,10 @@ async def events(
 
     Each event's data is the body of `status` at that moment. The stream ends after the last event.
     """
-    report = service.tasks.get(task_id)
+    report = service.task_manager.get(task_id)
     if service.events.has_seen_end(report.task, last_event_id):
         return Response(status_code=204)
     if request.method == "HEAD":
         return StreamingResponse([], headers=_HEADERS, media_type=EventStream.media_type)
-    return EventStream(service.events.stream(task_id, lambda: service.tasks.get(task_id), last_event_id))
+    stream = service.events.stream(task_id, lambda: service.task_manager.get(task_id), last_event_id)
+    return EventStream(event_stream(stream))

@@ -2,39 +2,61 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 
 from api.engine import ServiceState
-from api.http.errors import UnavailableError
+from api.http.dependencies import ServiceDep
+from api.http.messages import damage_notice, headline
 from api.http.openapi import error_responses
-from api.models import Health, Probe
-from api.service import RETRY_SECONDS, Service, service_of
+from api.models import VERSION, Health, Probe, QueueView
+from api.service import Service
 
 router = APIRouter(prefix="/api/health", tags=["health"])
 
 
 @router.head("", include_in_schema=False)
 @router.get("", summary="How the service is", responses=error_responses(500))
-def health(service: Annotated[Service, Depends(service_of)]) -> Health:
+def health(service: ServiceDep) -> Health:
     """Always 200; `status` is `healthy` when jobs are taken now. A full queue is healthy: it empties by itself."""
-    return service.health()
+    running, waiting = service.task_manager.counts()
+    device = service.device.read()
+    tasks = service.settings.tasks
+    return Health(
+        status="unhealthy" if any(service.problems()) else "healthy",
+        gpu_available=device is not None,
+        model_loaded=service.model_loaded,
+        version=VERSION,
+        engine=service.loader.name,
+        state=service.state,
+        reason=_reason(service),
+        device=device,
+        queue=QueueView(running=running, waiting=waiting, max_workers=tasks.max_workers, max_queue=tasks.max_queue),
+        disk_free_bytes=service.disk_free_bytes(),
+    )
 
 
 @router.head("/live", include_in_schema=False)
 @router.get("/live", summary="Is the process alive?", responses=error_responses(500))
-async def live(service: Annotated[Service, Depends(service_of)]) -> Probe:
+async def live(service: ServiceDep) -> Probe:
     """200 as long as the service answers at all."""
     return Probe(state=service.state)
 
 
 @router.head("/ready", include_in_schema=False)
 @router.get("/ready", summary="Does it take jobs?", responses=error_responses(500, 503))
-async def ready(service: Annotated[Service, Depends(service_of)]) -> Probe:
+async def ready(service: ServiceDep) -> Probe:
     """200 when jobs are taken, 503 otherwise. With a full queue it is ready: that empties by itself."""
-    state = service.state
-    if state is not ServiceState.READY:
-        raise UnavailableError(state, service.reason or "The service takes no jobs now.", RETRY_SECONDS)
-    service.check_disk()
-    return Probe(state=state)
+    for problem in service.problems():
+        raise problem
+    return Probe(state=service.state)
+
+
+def _reason(service: Service) -> str | None:
+    """What is wrong now, why this engine was selected, and what became of a damaged journal."""
+    notices = [headline(problem) for problem in service.problems()]
+    if service.state is ServiceState.READY and service.loader.reason is not None:
+        notices.append(service.loader.reason)
+    damage = service.journal.damage
+    if damage is not None:
+        notices.append(damage_notice(damage.backup, damage.recovered))
+    return " ".join(notices) or None

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
+from api.http.dependencies import ServiceDep, StatusBodyDep, SubmissionsDep
 from api.http.errors import ApiError
 from api.http.idempotency import REPLAYED
 from api.http.openapi import accepted_response, error_responses, video_responses
-from api.http.submission import submit
-from api.models import TaskAccepted, TaskView, task_view
+from api.models import TaskAccepted, TaskView
 from api.records import Task
-from api.service import Service, service_of
+from api.service import Service
 from api.storage.files import FileStore
+from api.tasks.errors import FileMissingError
 
 PREFIX = "/api/v1/synthesis"
 _RANGE = re.compile(r"bytes=\s*(\d+-\d*|-\d+)(\s*,\s*(\d+-\d*|-\d+))*\s*")
@@ -34,12 +34,12 @@ router = APIRouter(prefix=PREFIX, tags=["synthesis"])
         **error_responses(400, 408, 409, 413, 415, 422, 429, 500, 503, conflict="idempotency_key_in_use"),
     },
 )
-async def start(request: Request, response: Response, service: Annotated[Service, Depends(service_of)]) -> TaskAccepted:
+async def start(request: Request, response: Response, submissions: SubmissionsDep) -> TaskAccepted:
     """Everything that is wrong with a request is said here, a portrait without a usable face included.
 
     A request with an `Idempotency-Key` can safely be sent again: the same form gives the same task.
     """
-    task, replayed = await submit(service, request)
+    task, replayed = await submissions.submit(request)
     if replayed:
         response.headers[REPLAYED] = "true"
     return accepted(task, response)
@@ -48,13 +48,15 @@ async def start(request: Request, response: Response, service: Annotated[Service
 @router.head("/{task_id}/status", include_in_schema=False)
 @router.get(
     "/{task_id}/status",
+    response_model=TaskView,
     summary="How far a task is",
     response_description="The task.",
     responses=error_responses(404, 410, 500),
 )
-async def status(task_id: str, service: Annotated[Service, Depends(service_of)]) -> TaskView:
+async def status(task_id: str, service: ServiceDep, status_body: StatusBodyDep) -> Response:
     """Poll until `status` is COMPLETED or FAILED; or listen to `events`."""
-    return task_view(service.tasks.get(task_id))
+    report = service.task_manager.get(task_id)
+    return Response(status_body(report), media_type="application/json")
 
 
 @router.get(
@@ -63,7 +65,7 @@ async def status(task_id: str, service: Annotated[Service, Depends(service_of)])
     response_class=FileResponse,
     responses=video_responses() | error_responses(404, 409, 410, 416, 500),
 )
-async def download(task_id: str, request: Request, service: Annotated[Service, Depends(service_of)]) -> Response:
+async def download(task_id: str, request: Request, service: ServiceDep) -> Response:
     """Ranges, conditional requests and HEAD work, so downloads can be resumed and players can seek."""
     return _video(service, task_id, request)
 
@@ -74,7 +76,7 @@ async def download(task_id: str, request: Request, service: Annotated[Service, D
     response_class=FileResponse,
     responses=video_responses() | error_responses(404, 409, 410, 416, 500),
 )
-async def download_head(task_id: str, request: Request, service: Annotated[Service, Depends(service_of)]) -> Response:
+async def download_head(task_id: str, request: Request, service: ServiceDep) -> Response:
     """As GET, without the body."""
     return _video(service, task_id, request)
 
@@ -94,7 +96,7 @@ def accepted(task: Task, response: Response) -> TaskAccepted:
 
 
 class _HeldFile(FileResponse):
-    """A file of a store that stays until it is sent, whatever becomes of its task."""
+    """A stored file that is kept until it is sent, even if its task is deleted meanwhile."""
 
     def __init__(self, store: FileStore, name: str, found: os.stat_result, headers: dict[str, str]) -> None:
         super().__init__(
@@ -104,15 +106,16 @@ class _HeldFile(FileResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._store.held(self._name) as path:
-            if not path.exists():  # deleted a moment ago
-                raise _gone()
+            # Deleted since the request was checked.
+            if not path.exists():
+                raise FileMissingError("video")
             await super().__call__(scope, receive, send)
 
 
 def _video(service: Service, task_id: str, request: Request) -> Response:
-    task = service.tasks.get(task_id).task
+    task = service.task_manager.get(task_id).task
     if task.error_code is not None:
-        raise ApiError(409, task.error_code, "The task failed, so there is no video.", task.message)
+        raise ApiError(409, task.error_code, "The task failed; there is no video.", task.message)
     if task.result is None:
         raise ApiError(409, "not_finished", "The video is not ready yet.", f"The task is {task.status}.")
     etag = f'"{task.result.sha256}"'
@@ -120,14 +123,10 @@ def _video(service: Service, task_id: str, request: Request) -> Response:
     if etag in known or known.strip() == "*":
         return Response(status_code=304, headers={"ETag": etag})
     if not _RANGE.fullmatch(request.headers.get("range", "")):
-        # RFC 9110, 14.2: a range in other units, or one that makes no sense, is ignored.
+        # RFC 9110, section 14.2: a range that is malformed or in other units is ignored.
         request.scope["headers"] = [header for header in request.scope["headers"] if header[0] != b"range"]
     try:
         found = service.outputs.path(task.result.name).stat()
     except FileNotFoundError:
-        raise _gone() from None
+        raise FileMissingError("video") from None
     return _HeldFile(service.outputs, task.result.name, found, {"ETag": etag})
-
-
-def _gone() -> ApiError:
-    return ApiError(410, "task_expired", "The video has been removed from the service's disk.")

@@ -6,14 +6,14 @@ from collections import Counter
 from typing import Annotated
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from starlette.convertors import StringConvertor, register_url_convertor
 
-from api.http.errors import FieldError, wrong_parameters
+from api.http.dependencies import ServiceDep
+from api.http.errors import FieldError, QueryError
 from api.http.openapi import accepted_response, error_responses
 from api.models import Manifest, TaskAccepted, TaskList, TaskQuery, TaskView, manifest, task_view
 from api.routes.synthesis import PREFIX, accepted
-from api.service import Service, service_of
 
 
 class _TaskId(StringConvertor):
@@ -33,15 +33,13 @@ router = APIRouter(prefix=PREFIX, tags=["synthesis"])
     response_description="A page of them.",
     responses=error_responses(404, 410, 422, 500),
 )
-async def tasks(
-    request: Request, query: Annotated[TaskQuery, Query()], service: Annotated[Service, Depends(service_of)]
-) -> TaskList:
+async def tasks(request: Request, query: Annotated[TaskQuery, Query()], service: ServiceDep) -> TaskList:
     """A page at a time; deleted tasks and those that expired are not among them."""
     given = Counter(name for name, _ in request.query_params.multi_items())
-    repeated = [FieldError(field=name, message="is given more than once") for name, times in given.items() if times > 1]
+    repeated = [FieldError(field=name, message="is repeated") for name, times in given.items() if times > 1]
     if repeated:
-        raise wrong_parameters(repeated)
-    page, more = await to_thread.run_sync(service.tasks.newest, query.status, query.limit, query.after)
+        raise QueryError(repeated)
+    page, more = await to_thread.run_sync(service.task_manager.newest, query.status, query.limit, query.after)
     data = [task_view(report) for report in page]
     first, last = (data[0].task_id, data[-1].task_id) if data else (None, None)
     return TaskList(data=data, has_more=more, first_id=first, last_id=last)
@@ -53,12 +51,12 @@ async def tasks(
     response_description="The task, which has ended or is about to.",
     responses=error_responses(404, 410, 500),
 )
-async def cancel(task_id: str, service: Annotated[Service, Depends(service_of)]) -> TaskView:
+async def cancel(task_id: str, service: ServiceDep) -> TaskView:
     """A waiting task ends at once, a running one at the engine's next step: FAILED with `cancelled`.
 
     A task that has ended stays as it is.
     """
-    return task_view(await to_thread.run_sync(service.tasks.cancel, task_id))
+    return task_view(await to_thread.run_sync(service.task_manager.cancel, task_id))
 
 
 @router.post(
@@ -67,13 +65,11 @@ async def cancel(task_id: str, service: Annotated[Service, Depends(service_of)])
     summary="Try a failed task again",
     responses={202: accepted_response(), **error_responses(404, 409, 410, 422, 429, 500, 503, conflict="not_failed")},
 )
-async def retry(
-    task_id: str, request: Request, response: Response, service: Annotated[Service, Depends(service_of)]
-) -> TaskAccepted:
+async def retry(task_id: str, request: Request, response: Response, service: ServiceDep) -> TaskAccepted:
     """A new task with the same files and parameters; the failed one stays as it is."""
     service.check_open()
     await service.engine_ready()
-    report = await to_thread.run_sync(service.tasks.retry, task_id, request.state.request_id)
+    report = await to_thread.run_sync(service.task_manager.retry, task_id, request.state.request_id)
     return accepted(report.task, response)
 
 
@@ -84,9 +80,9 @@ async def retry(
     response_description="It is forgotten.",
     responses=error_responses(404, 410, 500),
 )
-async def delete(task_id: str, service: Annotated[Service, Depends(service_of)]) -> Response:
+async def delete(task_id: str, service: ServiceDep) -> Response:
     """Cancelled if need be, then gone, its files with it. Downloads that have begun come to their end."""
-    await to_thread.run_sync(service.tasks.delete, task_id)
+    await to_thread.run_sync(service.task_manager.delete, task_id)
     return Response(status_code=204)
 
 
@@ -97,6 +93,6 @@ async def delete(task_id: str, service: Annotated[Service, Depends(service_of)])
     response_description="The manifest.",
     responses=error_responses(404, 410, 500),
 )
-async def read_manifest(task_id: str, service: Annotated[Service, Depends(service_of)]) -> Manifest:
+async def read_manifest(task_id: str, service: ServiceDep) -> Manifest:
     """Enough to make the same video again, and to see that it is the same."""
-    return manifest(service.tasks.get(task_id).task)
+    return manifest(service.task_manager.get(task_id).task)

@@ -1,1 +1,1 @@
-"""What outlives the process: files, the journal and directory locks."""
+"""What outlives the process: uploads and videos, the journal, and the locks on their directories."""

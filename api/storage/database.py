@@ -1,23 +1,26 @@
-"""The journal's file: an SQLite database with tasks as records.
+"""The journal's SQLite file: tables, records and every SQL statement.
 
-A record is a `Task` as JSON, read by the names of its fields. So a new field needs a default, with which older records
-are read; older services pass over it. With anything else (a field that is gone, renamed or means something else, a
-value that older services do not know, another table) raise SCHEMA, and convert the file of the schema before in
-`connect`: no change may cost the tasks of those who have some.
+A record is a `Task` as JSON, read by field name. A new field therefore needs a default, which is used for older
+records; older versions of the service ignore it. Any other change (a field removed, renamed or redefined, an enum
+value that older versions do not know, another table) must raise SCHEMA and convert the previous schema in
+`Database.__init__`: no upgrade may lose tasks.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from api.records import Task
+from api.storage.errors import JournalError, JournalWriteError, disk_full
 
 FILE_NAME = "tasks.sqlite3"
 SCHEMA = 1
@@ -27,99 +30,193 @@ CREATE TABLE gone (id TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE begun (at REAL NOT NULL);
 INSERT INTO begun VALUES ({now!r});
 """
-PUT = "INSERT INTO tasks VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET record = excluded.record"
-GONE = "INSERT OR REPLACE INTO gone VALUES (?, ?)"
+_PUT = "INSERT INTO tasks VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET record = excluded.record"
+_REMOVE = "DELETE FROM tasks WHERE id = ?"
+_ADD_TOMBSTONE = "INSERT OR REPLACE INTO gone VALUES (?, ?)"
+_PURGE_TOMBSTONES = "DELETE FROM gone WHERE until <= ?"
+_READ_TASKS = "SELECT record FROM tasks"
+_READ_TOMBSTONES = "SELECT id, until FROM gone"
+# A damaged page ends a scan. Scanning from both ends recovers the rows on either side of it.
+_SALVAGE = (
+    "SELECT CAST(record AS BLOB) FROM tasks ORDER BY id",
+    "SELECT CAST(record AS BLOB) FROM tasks ORDER BY id DESC",
+)
+# Sets what is already set, which SQLite writes to the file all the same.
+_PROBE = f"PRAGMA user_version = {SCHEMA}"
 
-# What SQLite says of a file that it can read but not use; all else, such as a full disk, is not the file's fault. The
-# first is for what is not SQLite's to say.
+# SQLite's result codes for a file that can be read but not used; other codes, such as that of a full disk, are not the
+# file's fault. None stands for errors that are raised here and not by SQLite.
 _DAMAGE = (None, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 _records = TypeAdapter(Task)
 
 
-class JournalError(Exception):
-    """The journal cannot be used: the sentence says why, and what to do."""
+class Change(NamedTuple):
+    """A pending change. Of two changes to the same `row` the later replaces the earlier."""
+
+    row: tuple[str, str]
+    sql: str
+    parameters: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What is in a journal."""
+    """Everything in a journal.
+
+    tombstones: id of an expired task → Unix time until which it is answered with 410.
+    created_at: Unix time; files older than this may belong to tasks that this journal never knew.
+    """
 
     tasks: list[Task]
-    gone: dict[str, float]
-    """The ids of tasks that expired, and until when they are remembered."""
-    begun: float
-    """Since when it is kept; times are in seconds since the epoch."""
+    tombstones: dict[str, float]
+    created_at: float
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """Open the file, or make it. Raises sqlite3.Error, for one that is damaged too; JournalError: of a newer schema."""
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    try:
-        _prepare(connection)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+class Database:
+    """An open journal file; created if missing. Not thread-safe.
+
+    Raises sqlite3.Error (unusable or damaged: see `is_damage`), JournalError (written by a newer version).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        try:
+            _prepare(self._connection)
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def read(self) -> Content:
+        """Read everything. Raises sqlite3.Error, ValidationError."""
+        tasks = [_task(text) for (text,) in self._connection.execute(_READ_TASKS)]
+        tombstones = dict(self._connection.execute(_READ_TOMBSTONES))
+        created = self._connection.execute("SELECT at FROM begun").fetchone()
+        if created is None:
+            raise sqlite3.DatabaseError("its time of creation is missing")
+        return Content(tasks, tombstones, float(created[0]))
+
+    def write(self, changes: Iterable[Change]) -> None:
+        """Apply all changes or none, in one transaction; durable on return. Raises sqlite3.Error."""
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            for change in changes:
+                self._connection.execute(change.sql, change.parameters)
+            self._connection.execute("COMMIT")
+        except sqlite3.Error:
+            with suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
 
 
-def create(connection: sqlite3.Connection) -> None:
-    """Make the tables in a new file, and leave the transaction open."""
+def put(task: Task) -> Change:
+    """Insert or replace the record of a task."""
+    return Change(("tasks", task.id), _PUT, (task.id, _record(task)))
+
+
+def remove(task_id: str) -> Change:
+    """Delete the record of a task."""
+    return Change(("tasks", task_id), _REMOVE, (task_id,))
+
+
+def add_tombstone(task_id: str, until: float) -> Change:
+    """Remember an expired task until this Unix time."""
+    return Change(("gone", task_id), _ADD_TOMBSTONE, (task_id, until))
+
+
+def purge_tombstones(now: float) -> Change:
+    """Delete the tombstones whose time is over."""
+    return Change(("gone", ""), _PURGE_TOMBSTONES, (now,))
+
+
+def probe() -> Change:
+    """Change nothing, but fail where the disk refuses writes."""
+    return Change(("", ""), _PROBE)
+
+
+def create(path: Path, tasks: Iterable[Task], tombstones: Iterable[tuple[str, float]]) -> None:
+    """Create a journal with this content, in one file without a log beside it. Raises sqlite3.Error."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA synchronous = FULL")
+        create_tables(connection)
+        connection.executemany(_PUT, [(task.id, _record(task)) for task in tasks])
+        connection.executemany(_ADD_TOMBSTONE, tombstones)
+        connection.execute("COMMIT")
+
+
+def create_tables(connection: sqlite3.Connection) -> None:
+    """Create the tables of a new file and leave the transaction open."""
     tables = _TABLES.format(now=time.time())
     connection.executescript(f"BEGIN; {tables} PRAGMA user_version = {SCHEMA};")
 
 
-def read(connection: sqlite3.Connection) -> Content:
-    """Everything. Raises sqlite3.Error, ValidationError."""
-    tasks = [task_of(text) for (text,) in connection.execute("SELECT record FROM tasks")]
-    gone = dict(read_gone(connection))
-    begun = connection.execute("SELECT at FROM begun").fetchone()
-    if begun is None:
-        raise sqlite3.DatabaseError("it does not say since when it is kept")
-    return Content(tasks, gone, float(begun[0]))
-
-
-def read_gone(connection: sqlite3.Connection) -> Iterator[tuple[str, float]]:
-    """Those who expired, one by one."""
-    yield from connection.execute("SELECT id, until FROM gone")
-
-
-def record(task: Task) -> str:
-    """The task as it is kept."""
-    return to_json(task, inf_nan_mode="strings").decode()  # JSON has no such numbers, and null would not be read again
-
-
-def task_of(text: str | bytes) -> Task:
-    """The task of a record. Raises ValidationError."""
-    return _records.validate_json(text)
+def salvage(path: Path) -> tuple[list[Task], dict[str, float]]:
+    """Read the tasks and tombstones of a damaged file that are still readable and valid."""
+    tasks: dict[str, Task] = {}
+    tombstones: dict[str, float] = {}
+    with closing(sqlite3.connect(path)) as connection:
+        # Otherwise SQLite would create a shared-memory file beside it.
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        # Makes SQLite read a file that is shorter than its header says.
+        connection.execute("PRAGMA writable_schema = ON")
+        for statement in _SALVAGE:
+            with suppress(sqlite3.Error):
+                for (record,) in connection.execute(statement):
+                    with suppress(ValidationError):
+                        task = _task(record)
+                        tasks[task.id] = task
+        with suppress(sqlite3.Error):
+            for task_id, until in connection.execute(_READ_TOMBSTONES):
+                tombstones[task_id] = until
+    return list(tasks.values()), tombstones
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether an error of `connect` or `read` means that the file is damaged."""
-    return isinstance(error, ValidationError) or (isinstance(error, sqlite3.DatabaseError) and code(error) in _DAMAGE)
+    """Whether an error of `Database()` or `read` means that the file is damaged."""
+    return isinstance(error, ValidationError) or (isinstance(error, sqlite3.DatabaseError) and _code(error) in _DAMAGE)
 
 
-def code(error: sqlite3.Error) -> int | None:
-    """SQLite's primary result code, where the error is SQLite's."""
-    found: int | None = getattr(error, "sqlite_errorcode", None)
-    return None if found is None else found & 0xFF
+def as_os_error(error: sqlite3.Error, path: Path) -> OSError:
+    """The OSError that corresponds to an error of SQLite."""
+    if _code(error) == sqlite3.SQLITE_FULL:
+        return disk_full(path)
+    return JournalWriteError(f"the journal cannot be used ({error})", path)
+
+
+def _record(task: Task) -> str:
+    # JSON has no infinity or NaN; null would not be readable as a number again.
+    return to_json(task, inf_nan_mode="strings").decode()
+
+
+def _task(text: str | bytes) -> Task:
+    return _records.validate_json(text)
+
+
+def _code(error: sqlite3.Error) -> int | None:
+    """SQLite's primary result code; None for an error that SQLite did not raise."""
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
-    # Nobody else has the file, as the directory is claimed; so no memory is shared, which a full disk can break. SQLite
-    # shares some from the first look into the file on, unless it was told before.
+    # The directory is locked, so no other process opens the file. With exclusive locking SQLite needs no shared-memory
+    # file, which a full disk can break; it must be set before the first access to the file.
     connection.execute("PRAGMA locking_mode = EXCLUSIVE")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > SCHEMA:
         raise JournalError(
-            f"{FILE_NAME} was written by a newer version of the service (its format is {version}, this one knows "
-            f"{SCHEMA}). Start that version, or give this one another directory."
+            f"{FILE_NAME} was written by a newer version of the service (its schema is {version}, this version "
+            f"supports {SCHEMA}). Start that version, or choose another directory."
         )
     damage = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if damage != "ok":
         raise sqlite3.DatabaseError(damage)
     connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")  # on the disk with every COMMIT
+    # Every COMMIT is fsynced.
+    connection.execute("PRAGMA synchronous = FULL")
     if version == 0:
-        create(connection)
+        create_tables(connection)
         connection.execute("COMMIT")

@@ -1,4 +1,4 @@
-"""Files shared by several tasks: each stays until its last holder lets go."""
+"""Reference-counted files: a file is deleted with its last reference."""
 
 from __future__ import annotations
 
@@ -13,38 +13,41 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from api.storage.lock import Claim
+from api.storage.lock import DirectoryLock
+from api.utils import fsync
 
-logger = logging.getLogger("api.file_store")
+logger = logging.getLogger("api.files")
 
-_FINISHED = re.compile(r"[0-9a-f]{64}|[0-9a-f]{32}-\d+\.mp4|[0-9a-f]{64}\.mp4")  # the last: of former versions
-_PART = ".part"
+# Names of uploads (their SHA-256), of videos (task id and attempt), and of videos in earlier versions.
+_FINISHED = re.compile(r"[0-9a-f]{64}|[0-9a-f]{32}-\d+\.mp4|[0-9a-f]{64}\.mp4")
+PART = ".part"
 
 
 class FileStore:
-    """Files in one directory, counted by holder. Safe to use from any thread.
+    """Files in one directory, each with a reference count. Thread-safe.
 
-    The directory belongs to one service at a time, since the counts are in its memory. Raises OSError as Claim does.
+    The counts are in memory, so the directory is locked: one process uses it at a time. Raises OSError when it cannot
+    be used.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._holders: Counter[str] = Counter()
+        self._references: Counter[str] = Counter()
         self._lock = threading.Lock()
-        self._claim = Claim(directory)
+        self._directory_lock = DirectoryLock(directory)
 
     def close(self) -> None:
-        """Leave the directory to others; the files stay."""
-        self._claim.close()
+        """Release the directory; the files stay."""
+        self._directory_lock.close()
 
     def path(self, name: str) -> Path:
-        """Where the file is, or will be."""
+        """Where a file of this name is, or will be."""
         return self.directory / name
 
     def adopt(self, source: Path, name: str) -> Path:
-        """Move `source` here as `name`, unless the same content is here already, and hold it once.
+        """Move `source` into the store and add a reference; it is dropped if a file `name` is already there.
 
-        It is on the disk, and would survive a loss of power, when this returns.
+        The file and its directory entry are fsynced on return. Raises OSError.
         """
         path = self.path(name)
         with self._lock:
@@ -52,68 +55,66 @@ class FileStore:
                 source.unlink(missing_ok=True)
             else:
                 source.replace(path)
-            self._holders[name] += 1
+            self._references[name] += 1
         try:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())  # quick where that was done before
-            self.sync()
+            # Again for a file that was there already: cheap, and its first owner may not have got this far.
+            fsync(path)
+            self._directory_lock.sync()
         except OSError:
             self.release(name)
             raise
         return path
 
     def hold(self, name: str) -> None:
-        """Add a holder."""
+        """Add a reference."""
         with self._lock:
-            self._holders[name] += 1
+            self._references[name] += 1
 
     def release(self, name: str) -> bool:
-        """Remove a holder; the file goes with the last one. True when it has gone."""
+        """Drop a reference and delete the file with the last one. Returns whether it was the last."""
         with self._lock:
-            self._holders[name] -= 1
-            if self._holders[name] > 0:
+            self._references[name] -= 1
+            if self._references[name] > 0:
                 return False
-            del self._holders[name]
+            del self._references[name]
             try:
                 self.path(name).unlink(missing_ok=True)
             except OSError:
-                logger.exception("A file could not be removed; the sweep will try again")
+                logger.exception("Cannot delete a file; retrying with the next sweep")
             return True
 
     @contextmanager
     def held(self, name: str) -> Iterator[Path]:
-        """Hold the file for as long as the context lasts."""
+        """Keep a reference for the duration of the context."""
         self.hold(name)
         try:
             yield self.path(name)
         finally:
             self.release(name)
 
-    def sync(self) -> None:
-        """Return when the names of the files are on the disk."""
-        self._claim.sync()
-
     def remove_leftovers(self, older_than_seconds: float, made_since: float = math.inf) -> None:
-        """Remove files that nobody holds: what an earlier service left, what could not be removed.
+        """Delete unreferenced files: left by an earlier process, or impossible to delete at the time.
 
-        Those younger than `older_than_seconds` stay, unless they were made since a time (seconds since the epoch).
+        Files younger than `older_than_seconds` stay, unless they were modified after the Unix time `made_since`.
         """
         before = time.time() - older_than_seconds
-        self._remove(lambda path: bool(_FINISHED.fullmatch(path.name)) and not before < _made(path) < made_since)
+        self._remove(lambda path: bool(_FINISHED.fullmatch(path.name)) and not before < _modified(path) < made_since)
 
     def remove_parts(self) -> None:
-        """Remove half-written files; only before anything is being written."""
-        self._remove(lambda path: path.name.endswith(_PART))
+        """Delete partial files; only before anything is being written."""
+        self._remove(lambda path: path.name.endswith(PART))
 
-    def _remove(self, ours: Callable[[Path], bool]) -> None:
-        for name in os.listdir(self.directory):  # noqa: PTH208  there may be many, and nearly all are held
-            if name in self._holders:
+    def _remove(self, matches: Callable[[Path], bool]) -> None:
+        # os.listdir: there may be thousands of files, nearly all of them referenced.
+        for name in os.listdir(self.directory):  # noqa: PTH208
+            if name in self._references:
                 continue
             path = self.path(name)
-            with self._lock, suppress(FileNotFoundError):  # its own holder may be quicker
-                if name not in self._holders and ours(path):
+            # The file may be released and deleted meanwhile.
+            with self._lock, suppress(FileNotFoundError):
+                if name not in self._references and matches(path):
                     path.unlink()
 
 
-def _made(path: Path) -> float:
+def _modified(path: Path) -> float:
     return path.stat().st_mtime

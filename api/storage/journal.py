@@ -1,7 +1,7 @@
-"""The journal: what the next service has to know of this one's tasks, in an SQLite file.
+"""The journal: a durable copy of all tasks, from which the next process restores them.
 
-The registry in memory answers every question; the journal is only written, and read once, at the start. Progress is
-not in it. Everything else is, before anybody is told of it. What a change of the records needs is in `journal_file`.
+The registry in memory answers every request; the journal is only written, and read once, at the start. Every change
+except progress is durable before any client can see it. Tables and record format: see `database`.
 """
 
 from __future__ import annotations
@@ -10,169 +10,138 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from api.http.errors import JournalWriteError, disk_full
 from api.records import Task
 from api.storage import database, repair
-from api.storage.database import FILE_NAME, Content, JournalError
-from api.storage.lock import Claim
-
-__all__ = ["FILE_NAME", "Journal", "JournalError"]
+from api.storage.database import FILE_NAME, Change, Content, Database
+from api.storage.lock import DirectoryLock
+from api.storage.repair import Damage
 
 logger = logging.getLogger("api.journal")
 
-_REMOVE = "DELETE FROM tasks WHERE id = ?"
-_FORGET_GONE = "DELETE FROM gone WHERE until <= ?"
-_PROBE = f"PRAGMA user_version = {database.SCHEMA}"  # as it is already; SQLite writes it all the same
-
-Statement = tuple[str, tuple[Any, ...]]
-Changes = dict[tuple[str, str], Statement]
-"""What is to become of a row: by its table and id, so that the newest is all that is kept."""
-
 
 class Journal:
-    """One connection behind a lock; each change is one transaction, on the disk when the call returns.
+    """Thread-safe journal in a directory that it locks; each change is one durable transaction.
 
-    The directory belongs to one service at a time. A damaged file is set aside: `damage` says so, and `load` gives
-    the tasks that could still be read from it. Raises OSError (the directory cannot be used), JournalError (a newer
-    service wrote it).
+    A damaged file is backed up and replaced: `damage` says so, and `load` returns the tasks that could be recovered.
+    Raises OSError (the directory cannot be used), JournalError (written by a newer version of the service).
+
+    failing: SQLite's reason while the journal cannot be written, from the latest attempt; None otherwise.
+    damage: set when the file was found damaged; None otherwise.
+    created_at: Unix time of the journal's creation.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._claim = Claim(directory)
-        self._path = directory / FILE_NAME
-        self._lock = threading.Lock()
-        self._late: Changes = {}  # that could not be written
         self.failing: str | None = None
-        """A sentence while it cannot be written, by the last try."""
-        self.damage: str | None = None
-        """A sentence when the file was damaged."""
+        self.damage: Damage | None = None
+        self._directory_lock = DirectoryLock(directory)
+        self._path = directory / FILE_NAME
+        # Guards the database and the pending writes.
+        self._lock = threading.Lock()
+        # Changes that the disk has refused so far, by row: only the latest of each row matters.
+        self._pending: dict[tuple[str, str], Change] = {}
         try:
-            self._connection, content = self._open()
+            self._database, content = self._open()
         except sqlite3.Error as error:
-            self._claim.close()
-            raise _refusal(error, self._path) from error
+            self._directory_lock.close()
+            raise database.as_os_error(error, self._path) from error
         except BaseException:
-            self._claim.close()
+            self._directory_lock.close()
             raise
-        self._tasks, self._gone = content.tasks, content.gone
-        self.begun = content.begun
-        """Since when it is kept, in seconds since the epoch: files from before may be of tasks that it never knew."""
+        self._tasks, self._tombstones = content.tasks, content.tombstones
+        self.created_at = content.created_at
 
     def load(self) -> tuple[list[Task], dict[str, float]]:
-        """The tasks in the order of their acceptance, and until when those that expired are remembered.
+        """Return the restored tasks in order of acceptance, and the tombstones (task id → Unix time of their end).
 
-        Can be called once: the journal itself keeps none of it.
+        To be called once: the journal does not keep them in memory.
         """
-        tasks, gone = sorted(self._tasks, key=lambda task: task.position), self._gone
-        self._tasks, self._gone = [], {}
-        return tasks, gone
+        tasks, tombstones = sorted(self._tasks, key=lambda task: task.position), self._tombstones
+        self._tasks, self._tombstones = [], {}
+        return tasks, tombstones
 
     def add(self, task: Task) -> None:
-        """Write a task that is about to be accepted. Raises OSError: then it must not be."""
+        """Persist a task that is about to be accepted. Raises OSError; the task must not be accepted then."""
         with self._lock:
-            self._write(_saved(task))
+            self._write([database.put(task)])
 
     def save(self, task: Task) -> None:
-        """Write what became of a task. What the disk refuses is written with a later change, or by `flush`."""
-        self._write_some_time(_saved(task))
+        """Persist a new state of a task. If the disk refuses, the write stays pending for a later call."""
+        self._write_or_keep([database.put(task)])
 
-    def remove(self, task_id: str, gone_until: float | None) -> None:
-        """Remove a task; with a time, it is remembered as expired until then. Refusals are as for `save`."""
-        self._write_some_time(_removed(task_id, gone_until))
+    def remove(self, task_id: str) -> None:
+        """Remove a task; pending like `save` if the disk refuses."""
+        self._write_or_keep([database.remove(task_id)])
 
-    def remove_all(self, rows: Iterable[tuple[str, float | None]]) -> None:
-        """`remove` for many tasks at once: the id of each, and until when it is remembered."""
-        changes: Changes = {}
-        for task_id, gone_until in rows:
-            changes |= _removed(task_id, gone_until)
+    def expire(self, expired: Iterable[tuple[str, float]]) -> None:
+        """Replace tasks by tombstones: for each its id and the Unix time until which it is remembered."""
+        changes = [
+            change
+            for task_id, until in expired
+            for change in (database.remove(task_id), database.add_tombstone(task_id, until))
+        ]
         if changes:
-            self._write_some_time(changes)
+            self._write_or_keep(changes)
 
     def flush(self, now: float) -> None:
-        """Write what is late, and forget whom nobody has to remember any more."""
-        forget: Statement = (_FORGET_GONE, (now,))
-        # Where nothing changes nothing is written, and that would go well on any disk.
-        self._write_some_time({}, forget, *([(_PROBE, ())] if self.failing is not None else []))
+        """Write pending changes and purge the tombstones whose time is over."""
+        upkeep = [database.purge_tombstones(now)]
+        if self.failing is not None:
+            # A transaction that changes nothing succeeds on any disk, and would not show whether it works again.
+            upkeep.append(database.probe())
+        self._write_or_keep([], upkeep)
 
-    def write_late(self) -> None:
-        """Write what is late, if that can be, as nothing may come after it."""
-        if self._late:
-            self._write_some_time({})
+    def flush_pending(self) -> None:
+        """Attempt to write pending changes, the last time before the process exits."""
+        if self._pending:
+            self._write_or_keep([])
 
     def close(self) -> None:
-        """Write what is late, if that can be, and give back the file and the directory."""
-        self.write_late()
+        """Attempt to write pending changes, then release the file and the directory."""
+        self.flush_pending()
         with self._lock:
-            self._connection.close()
-        self._claim.close()
+            self._database.close()
+        self._directory_lock.close()
 
-    def _write_some_time(self, changes: Changes, *others: Statement) -> None:
-        """`others` are not kept where they are refused."""
+    def _write_or_keep(self, changes: list[Change], upkeep: Iterable[Change] = ()) -> None:
+        """Write; changes that are refused stay pending, `upkeep` is dropped."""
         with self._lock:
             try:
-                self._write(changes, *others)
+                self._write(changes, upkeep)
             except OSError:
-                self._late |= changes
+                self._pending |= {change.row: change for change in changes}
 
-    def _write(self, changes: Changes, *others: Statement) -> None:
+    def _write(self, changes: list[Change], upkeep: Iterable[Change] = ()) -> None:
+        latest = self._pending | {change.row: change for change in changes}
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            for statement in (*(self._late | changes).values(), *others):
-                self._connection.execute(*statement)
-            self._connection.execute("COMMIT")
+            self._database.write([*latest.values(), *upkeep])
         except sqlite3.Error as error:
-            with suppress(sqlite3.Error):
-                self._connection.execute("ROLLBACK")
             if self.failing is None:
-                logger.exception("The journal could not be written; it will be tried again")
-            self.failing = (
-                f"The journal of the tasks cannot be written ({error}). Until it can be, new tasks are refused, "
-                "and what becomes of the others is kept in memory."
-            )
-            raise _refusal(error, self._path) from error
-        self._late.clear()
+                logger.exception("Cannot write the journal; retrying with the next change")
+            self.failing = str(error)
+            raise database.as_os_error(error, self._path) from error
+        self._pending.clear()
         if self.failing is not None:
             self.failing = None
             logger.info("The journal can be written again")
 
-    def _open(self) -> tuple[sqlite3.Connection, Content]:
+    def _open(self) -> tuple[Database, Content]:
         repair.remove_unfinished(self._path)
         try:
-            return _opened(self._path)
+            return _open_and_read(self._path)
         except Exception as error:
             if not database.is_damage(error):
                 raise
             self.damage = repair.replace(self._path, error)
-        return _opened(self._path)
+        return _open_and_read(self._path)
 
 
-def _opened(path: Path) -> tuple[sqlite3.Connection, Content]:
-    connection = database.connect(path)
+def _open_and_read(path: Path) -> tuple[Database, Content]:
+    opened = Database(path)
     try:
-        return connection, database.read(connection)
+        return opened, opened.read()
     except BaseException:
-        connection.close()
+        opened.close()
         raise
-
-
-def _saved(task: Task) -> Changes:
-    return {("tasks", task.id): (database.PUT, (task.id, database.record(task)))}
-
-
-def _removed(task_id: str, gone_until: float | None) -> Changes:
-    changes: Changes = {("tasks", task_id): (_REMOVE, (task_id,))}
-    if gone_until is not None:
-        changes["gone", task_id] = (database.GONE, (task_id, gone_until))
-    return changes
-
-
-def _refusal(error: sqlite3.Error, path: Path) -> OSError:
-    """As the operating system would have said it."""
-    if database.code(error) == sqlite3.SQLITE_FULL:
-        return disk_full(path)
-    return JournalWriteError(f"the journal cannot be used ({error})", path)

@@ -1,4 +1,4 @@
-"""Directories that belong to one service at a time."""
+"""Exclusive locks on directories."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import tempfile
 from pathlib import Path
 
 
-class Claim:
-    """A directory that this process holds until `close`, or its end, whatever that is.
+class DirectoryLock:
+    """Exclusive lock on a directory, released by `close` or when the process exits.
 
-    Makes the directory where it is missing. Raises OSError when no file can be made in it, or another service has it.
+    Creates the directory if it is missing. Raises OSError when it is not writable or another process holds the lock.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -20,18 +20,19 @@ class Claim:
         self._descriptor = os.open(directory, os.O_RDONLY)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Fail fast on a directory that is not writable, not with the first upload.
             tempfile.TemporaryFile(dir=directory).close()
         except BlockingIOError:
             self.close()
             raise OSError(errno.EBUSY, "another service uses this directory", str(directory)) from None
-        except OSError as error:  # better now than when the first client sends its files
+        except OSError as error:
             self.close()
-            raise OSError(error.errno, f"no file can be made here ({error.strerror})", str(directory)) from error
+            raise OSError(error.errno, f"cannot create a file here ({error.strerror})", str(directory)) from error
 
     def sync(self) -> None:
-        """Return when the names of its files are on the disk."""
+        """fsync the directory. Raises OSError."""
         os.fsync(self._descriptor)
 
     def close(self) -> None:
-        """Leave the directory to others."""
+        """Release the lock."""
         os.close(self._descriptor)

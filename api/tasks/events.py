@@ -1,7 +1,7 @@
-"""The steps of tasks as server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html).
+"""The history of each task as events, and the listeners that follow it.
 
-A published step goes into its task's history, and every listener reads from there at its own pace: nothing is queued
-for anybody, so a listener that reads nothing costs nothing.
+A change is appended to its task's history, from which every listener reads at its own pace: nothing is queued per
+listener, so one that stops reading costs nothing. How an event is sent is up to `api/http/sse.py`.
 """
 
 from __future__ import annotations
@@ -17,102 +17,109 @@ from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
 
-from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
+from api.records import Task, TaskReport
+from api.tasks.errors import TaskError
 
-from api.http.errors import ApiError
-from api.models import task_view
-from api.records import Task, TaskReport, TaskStatus
-
-HEARTBEAT_SECONDS = 15.0  # without an event, until a comment tells client and proxies that the stream lives
-INTERVAL_SECONDS = 0.5  # between two events of one state and stage
-HISTORY = 128  # events of one task: a minute of progress
-ENDED = 32  # ended tasks that have a history
-RETRY_MILLISECONDS = 2000  # until a client that lost its connection comes back
-NAMES = {
-    TaskStatus.PENDING: "queued",
-    TaskStatus.PROCESSING: "progress",
-    TaskStatus.COMPLETED: "completed",
-    TaskStatus.FAILED: "failed",
-}
+# Seconds without an event after which a heartbeat shows client and proxies that the stream is alive.
+HEARTBEAT_SECONDS = 15.0
+# Least seconds between two events of one status and stage.
+INTERVAL_SECONDS = 0.5
+# Events kept per task: about a minute of progress.
+HISTORY = 128
+# Ended tasks whose history is kept.
+ENDED = 32
 
 
 @dataclass(frozen=True)
 class Event:
-    """A task as it was. Ids are microseconds since the epoch, or later where those are taken."""
+    """A state of a task. Ids increase: they are Unix times in microseconds, or later where those are taken."""
 
     id: int
     report: TaskReport
+    encode: Callable[[Event], bytes]
+
+    @cached_property
+    def encoded(self) -> bytes:
+        """The event as it is sent, made once for all listeners."""
+        return self.encode(self)
 
     @property
     def last(self) -> bool:
         """Whether no event follows."""
         return self.report.task.ended
 
-    @cached_property
-    def encoded(self) -> bytes:
-        """The event on the wire, made once for all of its listeners."""
-        body = task_view(self.report).model_dump_json()
-        return format_sse_event(event=NAMES[self.report.task.status], data_str=body, id=str(self.id))
-
 
 class Channel:
-    """One task's history, and how many listen to it. All but `changed` needs the hub's lock."""
+    """One task's history and its number of listeners. All but `changed` is guarded by the hub's lock."""
 
     def __init__(self) -> None:
         self.events: deque[Event] = deque(maxlen=HISTORY)
-        self.published = 0.0  # when the newest event was, on the monotonic clock
-        self.held_back: TaskReport | None = None  # newer than the newest event, but too soon after it
+        # When the newest event was appended, on the monotonic clock.
+        self.published = 0.0
+        # Newer than the newest event, but too soon after it.
+        self.held_back: TaskReport | None = None
         self.release_planned = False
         self.listeners = 0
         self.closed = False
-        self.changed = asyncio.Event()  # only touched by the event loop
+        # Used on the event loop only.
+        self.changed = asyncio.Event()
 
     @property
     def newest(self) -> Event | None:
+        """The latest event, if there is one."""
         return self.events[-1] if self.events else None
 
     def has(self, event_id: int) -> bool:
+        """Whether the event is in the history."""
         place = bisect_left(self.events, event_id, key=attrgetter("id"))
         return place < len(self.events) and self.events[place].id == event_id
 
     def after(self, event_id: int) -> Event | None:
-        """The event that follows; a listener that stood still for more than a whole history misses some."""
+        """The next event; a listener that paused for longer than the history misses some."""
         place = bisect_right(self.events, event_id, key=attrgetter("id"))
         return self.events[place] if place < len(self.events) else None
 
     def wake(self) -> None:
+        """Wake all listeners."""
         self.changed.set()
         self.changed = asyncio.Event()
 
 
 class EventHub:
-    """Takes tasks' steps from any thread and streams them to listeners on one event loop.
+    """Records changes of tasks from any thread and streams them to listeners on one event loop.
 
-    Its memory is bounded by the tasks that have not ended, and `ENDED` more.
+    Implements the registry's TaskListener. Its memory is bounded by the unfinished tasks and `ENDED` more.
     """
 
     def __init__(
         self,
+        encode: Callable[[Event], bytes],
         *,
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
         heartbeat: float = HEARTBEAT_SECONDS,
         interval: float = INTERVAL_SECONDS,
     ) -> None:
+        """`encode` makes what is sent; `heartbeat` and `interval` are in seconds."""
+        self._encode = encode
         self._now = now
         self._monotonic = monotonic
         self._heartbeat = heartbeat
         self._interval = interval
-        self._lock = threading.Lock()  # guards all below; never held while anything else is waited for
-        self._channels: dict[str, Channel] = {}  # by task
-        self._ended: dict[str, None] = {}  # ids of ended tasks among them, first ended first
-        self._loop: asyncio.AbstractEventLoop | None = None  # of the listeners
+        # Guards everything below; never held while waiting for anything else.
+        self._lock = threading.Lock()
+        # By task id.
+        self._channels: dict[str, Channel] = {}
+        # Ids of the ended tasks among them, in the order in which they ended.
+        self._ended: dict[str, None] = {}
+        # The listeners' event loop.
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
-    # -- what the task manager calls; from any thread, never waits -------------------------------------------------
+    # -- called by the registry; from any thread, never blocks -----------------------------------------------------
 
-    def publish(self, report: TaskReport) -> None:
-        """A task has made a step. Of steps in one state and stage only one per `interval` is an event."""
+    def changed(self, report: TaskReport) -> None:
+        """Record a change. Within one status and stage, only one per `interval` becomes an event."""
         with self._lock:
             channel = self._channels.setdefault(report.task.id, Channel())
             if self._too_soon(channel, report):
@@ -126,14 +133,14 @@ class EventHub:
                     oldest = next(iter(self._ended))
                     del self._ended[oldest], self._channels[oldest]
 
-    def listened(self, task_id: str) -> bool:
-        """Whether anybody listens to this task now."""
+    def watched(self, task_id: str) -> bool:
+        """Whether the task has listeners now."""
         with self._lock:
             channel = self._channels.get(task_id)
             return channel is not None and channel.listeners > 0
 
-    def forget(self, task_id: str) -> None:
-        """The task is no more: its streams end, after the events that they have not sent yet."""
+    def forgotten(self, task_id: str) -> None:
+        """Drop the task's history; its streams end after the events they have not sent yet."""
         with self._lock:
             self._ended.pop(task_id, None)
             channel = self._channels.pop(task_id, None)
@@ -142,18 +149,18 @@ class EventHub:
                 self._wake(channel)
 
     def close(self) -> None:
-        """The service ends, and so do all streams; their clients come back to the next one."""
+        """End all streams, as the service shuts down; clients reconnect to the next process."""
         with self._lock:
             self._closed = True
             for channel in self._channels.values():
                 self._wake(channel)
 
-    # -- what the route calls, on the event loop -------------------------------------------------------------------
+    # -- called by the route, on the event loop --------------------------------------------------------------------
 
     def has_seen_end(self, task: Task, last_event_id: str | None) -> bool:
-        """Whether the event that a client saw last was the task's last one.
+        """Whether the client has already received the task's last event.
 
-        EventSource connects again after every end of a stream. The HTML standard's way to stop it is 204.
+        EventSource reconnects whenever a stream ends; the HTML standard's way to stop it is a 204.
         """
         seen = _number(last_event_id)
         if not task.ended or seen is None:
@@ -165,10 +172,10 @@ class EventHub:
 
     async def stream(
         self, task_id: str, present: Callable[[], TaskReport], last_event_id: str | None = None
-    ) -> AsyncGenerator[bytes, None]:
-        """The events after the one of this id, or else the present state and what follows; ends after the last.
+    ) -> AsyncGenerator[bytes | None, None]:
+        """Yield the encoded events after `last_event_id`, or else the present state and what follows, up to the last.
 
-        `present` gives the task as it is now; it raises ApiError when the task is no more.
+        None is a heartbeat. `present` returns the task as it is now, or raises TaskError when it is gone.
         """
         self._loop = asyncio.get_running_loop()
         with self._lock:
@@ -176,10 +183,10 @@ class EventHub:
             channel.listeners += 1
             self._plan_release(channel)
         try:
-            yield format_sse_event(retry=RETRY_MILLISECONDS)
             seen = self._known(channel, last_event_id)
             while True:
-                closed = channel.closed or self._closed  # asked first: what was published before that is still sent
+                # Read first: events appended before the end are still sent.
+                closed = channel.closed or self._closed
                 event = self._first(channel, present) if seen is None else self._after(channel, seen)
                 if event is not None:
                     yield event.encoded
@@ -189,9 +196,9 @@ class EventHub:
                 elif closed:
                     return
                 elif not await self._has_changed(channel):
-                    yield KEEPALIVE_COMMENT
-        except ApiError:
-            return  # as `present` says
+                    yield None
+        except TaskError:
+            return
         finally:
             with self._lock:
                 channel.listeners -= 1
@@ -199,7 +206,7 @@ class EventHub:
                     del self._channels[task_id]
 
     async def _has_changed(self, channel: Channel) -> bool:
-        """Wait for it; False when it is time for a heartbeat."""
+        """Wait for the next event; False when it is time for a heartbeat."""
         try:
             async with asyncio.timeout(self._heartbeat):
                 await channel.changed.wait()
@@ -208,7 +215,7 @@ class EventHub:
         return True
 
     def _known(self, channel: Channel, last_event_id: str | None) -> int | None:
-        """The id, if it is that of an event in the history."""
+        """The id as a number, if the history has the event."""
         seen = _number(last_event_id)
         with self._lock:
             return seen if seen is not None and channel.has(seen) else None
@@ -218,9 +225,9 @@ class EventHub:
             return channel.after(event_id)
 
     def _first(self, channel: Channel, present: Callable[[], TaskReport]) -> Event:
-        """The present state, with the newest event's id: what follows that event is still to come.
+        """The present state under the newest event's id, so that the events after that one follow.
 
-        The lock cannot be held meanwhile (steps are published under the task manager's), so look before and after.
+        `present` cannot be called under the lock, as the registry calls the hub: hence the check before and after.
         """
         while True:
             newest = channel.newest
@@ -229,14 +236,16 @@ class EventHub:
                 if channel.newest is not newest:
                     continue
                 if newest is not None:
-                    return Event(newest.id, report)
-                if report.task.ended:  # long ago: nothing follows
-                    return Event(self._new_id(channel, report), report)
-                self._append(channel, report)  # one that another process has accepted
+                    return Event(newest.id, report, self._encode)
+                # Its history was evicted: nothing follows.
+                if report.task.ended:
+                    return Event(self._new_id(channel, report), report, self._encode)
+                # Accepted by the previous process: this is the first event here.
+                self._append(channel, report)
                 return channel.events[-1]
 
     def _release(self, channel: Channel) -> None:
-        """Publish what was held back, when it is time for it."""
+        """Append the held-back change once the interval is over."""
         with self._lock:
             channel.release_planned = False
             report = channel.held_back
@@ -249,7 +258,7 @@ class EventHub:
                 channel.release_planned = True
                 asyncio.get_running_loop().call_later(wait, self._release, channel)
 
-    # -- all of these need the lock --------------------------------------------------------------------------------
+    # -- these need the lock ---------------------------------------------------------------------------------------
 
     def _too_soon(self, channel: Channel, report: TaskReport) -> bool:
         newest = channel.newest
@@ -264,13 +273,13 @@ class EventHub:
             self._call(lambda: self._release(channel))
 
     def _append(self, channel: Channel, report: TaskReport) -> None:
-        channel.events.append(Event(self._new_id(channel, report), report))
+        channel.events.append(Event(self._new_id(channel, report), report, self._encode))
         channel.published = self._monotonic()
         channel.held_back = None
         self._wake(channel)
 
     def _new_id(self, channel: Channel, report: TaskReport) -> int:
-        """Larger than all before, those of an earlier process too; that of a task's last event is always the same."""
+        """Larger than all before, even in the previous process; a task's last event always has the same id."""
         task, newest = report.task, channel.newest
         since = task.updated_at if task.ended else max(self._now(), task.updated_at)
         return max(_microseconds(since), 0 if newest is None else newest.id + 1)
@@ -281,7 +290,8 @@ class EventHub:
 
     def _call(self, function: Callable[[], None]) -> None:
         if self._loop is not None:
-            with suppress(RuntimeError):  # the loop has ended, and its listeners with it
+            # Raised when the loop has ended, and its listeners with it.
+            with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(function)
 
 
@@ -290,7 +300,7 @@ def _microseconds(seconds: float) -> int:
 
 
 def _number(event_id: str | None) -> int | None:
-    """None for what cannot be an id of ours."""
+    """The id as a number; None if it cannot be one of the hub's."""
     if event_id is None or len(event_id) > 20 or not (event_id.isascii() and event_id.isdigit()):
         return None
     return int(event_id)

@@ -1,82 +1,126 @@
-"""Who waits, who runs, and how long that will take."""
+"""The queue: which tasks are waiting, which are running, and when each will be ready."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
-from api.eta import SpeedMeter
 from api.records import Task, TaskReport, TaskStatus
-from api.tasks.attempt import Attempt
-from api.tasks.registry import TaskRegistry
+
+# Weight of the latest task in the running mean.
+_NEW_WEIGHT = 0.3
+# Shorter tasks weigh less: much of them is warm-up, which says nothing about long ones.
+_FULL_WEIGHT_SECONDS = 10.0
+# From this progress on, a task's own speed is all that counts.
+_TRUSTED_PROGRESS = 0.2
+
+
+class SpeedMeter:
+    """Learns the ratio of real to estimated time from finished tasks."""
+
+    def __init__(self) -> None:
+        self._ratio = 1.0
+
+    def learn(self, estimated: float, actual: float) -> None:
+        """Record that a task estimated at `estimated` seconds took `actual` seconds."""
+        if estimated > 0:
+            weight = _NEW_WEIGHT * min(1.0, estimated / _FULL_WEIGHT_SECONDS)
+            self._ratio += weight * (actual / estimated - self._ratio)
+
+    def total(self, estimated: float) -> float:
+        """Expected seconds of a task that has not started."""
+        return estimated * self._ratio
+
+    def remaining(self, estimated: float, elapsed: float, progress: float) -> float:
+        """Expected further seconds of a task that reached `progress` (0..1) in `elapsed` seconds."""
+        trust = min(1.0, progress / _TRUSTED_PROGRESS)
+        own = elapsed / progress if progress > 0 else 0.0
+        return max(0.0, trust * own + (1 - trust) * self.total(estimated) - elapsed)
 
 
 class TaskQueue:
-    """Waiting tasks by id, first come first served, and running attempts by the key of their task.
+    """The unfinished tasks: waiting ones by id, first come first served, and running ones by `Task.key`.
 
-    Whoever changes it must hold one lock. Asking needs none, so that nobody waits for a disk to get an answer: what
-    is asked for is copied first, and tasks that go meanwhile are left out.
+    The registry keeps it up to date, under the task manager's lock. Reading takes no lock, so that no request waits
+    for a disk: readers copy what they need, and may see a change one step late.
     """
 
-    def __init__(self, registry: TaskRegistry, speed: SpeedMeter, workers: int, now: Callable[[], float]) -> None:
-        self._registry = registry
-        self._speed = speed
+    def __init__(self, workers: int, now: Callable[[], float]) -> None:
         self._workers = workers
         self._now = now
+        self.speed = SpeedMeter()
+        # Whether the engine runs its jobs one after another even if several workers have one.
         self.one_at_a_time = False
-        """Whether running tasks take turns."""
-        self.waiting: dict[str, None] = {}
-        self.running: dict[str, Attempt] = {}
+        self.waiting: dict[str, Task] = {}
+        self.running: dict[str, Task] = {}
 
-    def insert(self, task: Task) -> None:
-        """Let a task wait at its place in the order of acceptance."""
-        ids = sorted((*self.waiting, task.id), key=lambda task_id: self._registry.get(task_id).position)
-        self.waiting = dict.fromkeys(ids)
+    def put(self, task: Task) -> None:
+        """Insert, move or replace a task according to its state; ended ones leave."""
+        if task.status is TaskStatus.PENDING:
+            self._stop_running(task)
+            last = next(reversed(self.waiting.values()), task)
+            if task.id in self.waiting or task.position >= last.position:
+                self.waiting[task.id] = task
+            else:
+                # Requeued after an interruption: back to its place in the order of acceptance.
+                in_order = sorted((*self.waiting.values(), task), key=lambda waiting: waiting.position)
+                self.waiting = {waiting.id: waiting for waiting in in_order}
+        elif task.status is TaskStatus.PROCESSING:
+            self.running[task.key] = task
+            self.waiting.pop(task.id, None)
+        else:
+            self.remove(task)
 
-    def ready(self, task: Task) -> bool:
-        """Whether a waiting task may be begun now."""
-        return len(self.running) < self._workers and task.key not in self.running
+    def remove(self, task: Task) -> None:
+        """Drop a task, if it is here."""
+        self._stop_running(task)
+        self.waiting.pop(task.id, None)
 
     def report(self, task: Task) -> TaskReport:
-        """The task with its place and its time."""
+        """The task with its place and its estimated remaining time."""
         if task.status is not TaskStatus.PENDING:
             return TaskReport(task, None, None if task.ended else self._remaining(task))
-        ids = list(self.waiting)
-        ahead = ids[: ids.index(task.id)] if task.id in ids else []  # otherwise it is just being begun
-        return self._of_waiting(task, len(ahead) + 1, self._running_times(), sum(self._times(ahead)))
+        place, ahead = 1, 0.0
+        for other in list(self.waiting.values()):
+            if other.position >= task.position:
+                break
+            place += 1
+            ahead += self._remaining(other)
+        return self._waiting_report(task, place, self._running_times(), ahead)
 
     def waiting_reports(self) -> Iterator[TaskReport]:
-        """All tasks that wait, first come first; in one pass, since there may be many."""
+        """Reports on all waiting tasks, in order. One pass: there may be thousands."""
         running, ahead = self._running_times(), 0.0
-        for place, task in enumerate(self._known(list(self.waiting)), 1):
-            yield self._of_waiting(task, place, running, ahead)
+        for place, task in enumerate(list(self.waiting.values()), 1):
+            yield self._waiting_report(task, place, running, ahead)
             ahead += self._remaining(task)
 
     def next_free(self) -> float:
-        """Expected seconds until a running task ends."""
+        """Expected seconds until a running task finishes."""
         return min(self._running_times(), default=1.0)
 
-    def _of_waiting(self, task: Task, place: int, running: list[float], ahead: float) -> TaskReport:
-        runner = self.running.get(task.key)
-        equal = None if runner is None else self._registry.find_any(runner.task_id)
-        if equal is not None:  # its video will be this one's too
+    def _stop_running(self, task: Task) -> None:
+        running = self.running.get(task.key)
+        if running is not None and running.id == task.id:
+            del self.running[task.key]
+
+    def _waiting_report(self, task: Task, place: int, running: list[float], ahead: float) -> TaskReport:
+        equal = self.running.get(task.key)
+        # An equal task that is running produces this one's video too.
+        if equal is not None:
             return TaskReport(task, place, self._remaining(equal))
-        begun = (sum(running) + ahead) / self._workers
-        if self.one_at_a_time:  # one that takes its turn later knows of those before it
-            begun = max(running, default=0.0) + ahead
-        return TaskReport(task, place, begun + self._remaining(task))
+        start = (sum(running) + ahead) / self._workers
+        if self.one_at_a_time:
+            # The estimate of a running task already includes those whose turn comes before.
+            start = max(running, default=0.0) + ahead
+        return TaskReport(task, place, start + self._remaining(task))
 
     def _running_times(self) -> list[float]:
-        return self._times([attempt.task_id for attempt in list(self.running.values())])
-
-    def _times(self, task_ids: Iterable[str]) -> list[float]:
-        return [self._remaining(task) for task in self._known(task_ids)]
-
-    def _known(self, task_ids: Iterable[str]) -> Iterator[Task]:
-        return filter(None, map(self._registry.find_any, task_ids))
+        return [self._remaining(task) for task in list(self.running.values())]
 
     def _remaining(self, task: Task) -> float:
         now = self._now()
-        if task.remaining_seconds is not None:  # the engine knows best, and what it said ages
+        # The engine's own estimate is the best one; it ages from the moment it was made.
+        if task.remaining_seconds is not None:
             return max(0.0, task.remaining_seconds - max(0.0, now - task.updated_at))
         elapsed = 0.0 if task.started_at is None else max(0.0, now - task.started_at)
-        return self._speed.remaining(task.estimate_seconds, elapsed, task.progress)
+        return self.speed.remaining(task.estimate_seconds, elapsed, task.progress)

@@ -1,120 +1,232 @@
-"""All tasks: in memory, where every question is answered, and in the journal, which the next service reads."""
+"""All task records: in memory, where requests read them, and in the journal, for the next process."""
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Protocol
 
-from api.records import Result, Task
+from api.records import Result, Task, TaskReport
 from api.storage.files import FileStore
 from api.storage.journal import Journal
+from api.storage.workspaces import Workspaces
+from api.tasks.queue import TaskQueue
+from engines.base import SynthesisJob
 
-logger = logging.getLogger("api.task_manager")
+
+class TaskListener(Protocol):
+    """Is notified of every change of a task, under the task manager's lock: its methods must not block."""
+
+    def changed(self, report: TaskReport) -> None:
+        """A task was accepted or updated, or its place in the queue has changed."""
+
+    def forgotten(self, task_id: str) -> None:
+        """A task was deleted or has expired: nothing more will be reported of it."""
+
+    def watched(self, task_id: str) -> bool:
+        """Whether it matters to keep reporting the task's place in the queue."""
 
 
 class TaskRegistry:
-    """Tasks with the files they hold, the videos that equal ones share, and who expired.
+    """Task records, the files they reference, and the videos that equal tasks share.
 
-    Whoever changes it must hold one lock. Asking needs none, since records never change.
+    The one place where a task changes: each change goes to the journal, the queue and the listener. Changes need the
+    task manager's lock. Reading needs none, since records are immutable.
     """
 
-    def __init__(self, journal: Journal, uploads: FileStore, outputs: FileStore) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        queue: TaskQueue,
+        listener: TaskListener,
+        *,
+        uploads: FileStore,
+        outputs: FileStore,
+        workspaces: Workspaces,
+    ) -> None:
+        self.queue = queue
         self._journal = journal
         self._uploads = uploads
         self._outputs = outputs
-        self._tasks: dict[str, Task] = {}  # in the order of acceptance
-        self._gone: dict[str, float] = {}  # id of an expired task → until when it is answered with 410
-        self._requests: dict[str, str] = {}  # Idempotency-Key → id of its task
-        self._results: dict[str, Result] = {}  # by key of equal tasks, as long as there is one of them
-        self._owners: Counter[str] = Counter()  # name of a video → how many tasks have it
+        self._workspaces = workspaces
+        self._listener = listener
+        # In order of acceptance.
+        self._tasks: dict[str, Task] = {}
+        # Id of an expired task → Unix time until which it is answered with 410.
+        self._tombstones: dict[str, float] = {}
+        # Idempotency-Key → id of its task.
+        self._requests: dict[str, str] = {}
+        # By `Task.key`, while a task with this video exists.
+        self._results: dict[str, Result] = {}
+        # Name of a video → number of tasks that have it.
+        self._owners: Counter[str] = Counter()
         self._next_position = 1
 
-    def restore(self) -> list[Task]:
-        """Read the journal, and give the tasks that had not ended, oldest first. Their uploads may be missing."""
-        tasks, self._gone = self._journal.load()
-        for task in tasks:
-            self._tasks[task.id] = task
-            self._hold(task)
-        self._next_position = max((task.position for task in tasks), default=0) + 1
-        return [task for task in tasks if not task.ended]
+    # -- reading ---------------------------------------------------------------------------------------------------
 
     def find(self, task_id: str) -> Task | None:
-        """The task, unless it is not there or deleted."""
+        """The task, unless it is unknown or deleted."""
         task = self._tasks.get(task_id)
         return None if task is None or task.deleted else task
 
-    def newest(self) -> Iterable[Task]:
-        """All tasks that `find` finds, the newest first."""
-        return [task for task in reversed(list(self._tasks.values())) if not task.deleted]
-
     def find_any(self, task_id: str) -> Task | None:
-        """The task, deleted or not, unless it is not there."""
+        """The task, deleted or not, unless it is unknown."""
         return self._tasks.get(task_id)
 
     def get(self, task_id: str) -> Task:
         """The task, deleted or not. Raises KeyError."""
         return self._tasks[task_id]
 
-    def gone_until(self, task_id: str) -> float:
-        """Until when an expired task is remembered; 0 for others."""
-        return self._gone.get(task_id, 0.0)
+    def newest(self) -> Iterable[Task]:
+        """All tasks that `find` finds, newest first."""
+        return [task for task in reversed(list(self._tasks.values())) if not task.deleted]
+
+    def remembered_until(self, task_id: str) -> float:
+        """Unix time until which an expired task is remembered; 0 for others."""
+        return self._tombstones.get(task_id, 0.0)
 
     def of_request(self, idempotency_key: str) -> Task | None:
-        """The task that a request with this Idempotency-Key made."""
+        """The task created by the request with this Idempotency-Key."""
         return self.find(self._requests.get(idempotency_key, ""))
 
     def result(self, key: str) -> Result | None:
-        """The video of equal tasks, where it is made already and still there."""
+        """The finished video of tasks with this key, if its file still exists."""
         result = self._results.get(key)
         return result if result is not None and self._outputs.path(result.name).exists() else None
 
     def next_position(self) -> int:
-        """The number of the next task to be accepted."""
+        """The position of the next task to be accepted."""
         return self._next_position
 
+    def expired(self, now: float) -> list[Task]:
+        """The tasks whose retention is over."""
+        return [task for task in list(self._tasks.values()) if task.expired(now)]
+
+    # -- changing --------------------------------------------------------------------------------------------------
+
+    def restore(self) -> list[Task]:
+        """Read the journal; returns the unfinished tasks, oldest first. Their uploads may be missing.
+
+        Their place in the queue is up to the caller.
+        """
+        tasks, self._tombstones = self._journal.load()
+        for task in tasks:
+            self._tasks[task.id] = task
+            self._reference_files(task)
+        self._next_position = max((task.position for task in tasks), default=0) + 1
+        return [task for task in tasks if not task.ended]
+
     def add(self, task: Task) -> None:
-        """Take a new task, which holds its uploads from now on, as its caller did. Raises OSError: it is not taken."""
+        """Accept a task, which takes over the caller's references to its uploads.
+
+        Raises OSError when the journal cannot be written; the task is not accepted then.
+        """
         self._journal.add(task)
         self._next_position = task.position + 1
-        self._tasks[task.id] = task
         self._remember_request(task)
+        self._store(task)
 
     def update(self, task: Task) -> None:
-        """A task has taken a step; one that is completed holds its video."""
+        """Store the next state of a task; a completed one references its video."""
         if task.result is not None:
-            self._hold_result(task.key, task.result)
+            self._reference_result(task.key, task.result)
         self._journal.save(task)
-        self._tasks[task.id] = task
+        self._store(task)
 
     def progress(self, task: Task) -> None:
-        """As `update`, for what the next service need not know."""
-        self._tasks[task.id] = task
+        """Like `update`, without the journal: progress need not survive the process."""
+        self._store(task)
 
     def forget(self, task: Task) -> None:
-        """Let go of a task and its files."""
-        self._journal.remove(task.id, None)
-        self._let_go(task)
-
-    def expired(self, now: float) -> list[Task]:
-        """The tasks whose time is over."""
-        return [task for task in list(self._tasks.values()) if task.expires_at is not None and task.expires_at <= now]
+        """Delete a task and its references."""
+        self._journal.remove(task.id)
+        self._drop(task)
 
     def expire(self, tasks: Iterable[tuple[Task, float]]) -> None:
-        """Let go of tasks and their files; each is answered with 410 until its time."""
+        """Delete tasks and their references; each is remembered as expired until its Unix time."""
         tasks = [(task, until) for task, until in tasks if self._tasks.get(task.id) is task]
-        self._journal.remove_all((task.id, until) for task, until in tasks)
+        self._journal.expire((task.id, until) for task, until in tasks)
         for task, until in tasks:
-            self._gone[task.id] = until
-            self._let_go(task)
+            self._tombstones[task.id] = until
+            self._drop(task)
 
-    def tidy(self, now: float) -> None:
-        """Forget whom nobody has to remember, and write to the journal what is late."""
-        self._gone = {task_id: until for task_id, until in self._gone.items() if now < until}
+    def report_positions(self) -> None:
+        """Notify the listener of the places of the waiting tasks that it watches."""
+        # Usually none, and there may be thousands waiting.
+        if not any(map(self._listener.watched, self.queue.waiting)):
+            return
+        for report in self.queue.waiting_reports():
+            if self._listener.watched(report.task.id):
+                self._listener.changed(report)
+
+    def flush(self, now: float) -> None:
+        """Purge tombstones whose time is over, and write the journal's pending changes."""
+        self._tombstones = {task_id: until for task_id, until in self._tombstones.items() if now < until}
         self._journal.flush(now)
 
-    def _let_go(self, task: Task) -> None:
+    # -- files -----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def job(self, task: Task, output: str) -> Iterator[SynthesisJob]:
+        """The engine's job for the running attempt of a task; its workspace is deleted when the context ends.
+
+        `output` is the name of the video. Raises OSError.
+        """
+        submission = task.submission
+        with self._workspaces.create(f"{task.id}-{task.attempt}") as workspace:
+            yield SynthesisJob(
+                image=self._uploads.path(submission.image),
+                audio=self._uploads.path(submission.audio),
+                output=self._outputs.path(output),
+                seconds=submission.seconds,
+                face=submission.face,
+                params=submission.params,
+                task_id=task.id,
+                attempt=task.attempt,
+                workspace=workspace,
+            )
+
+    def image(self, task: Task) -> Path:
+        """The task's portrait."""
+        return self._uploads.path(task.submission.image)
+
+    def uploads_exist(self, task: Task) -> bool:
+        """Whether both uploads are still on the disk."""
+        return all(self._uploads.path(name).exists() for name in task.uploads)
+
+    @contextmanager
+    def hold_uploads(self, task: Task) -> Iterator[ExitStack]:
+        """Reference a task's uploads for the duration of the context, or longer with `pop_all`."""
+        with ExitStack() as held:
+            for name in task.uploads:
+                self._uploads.hold(name)
+                held.callback(self._uploads.release, name)
+            yield held
+
+    def delete_video(self, name: str) -> None:
+        """Delete the video of an attempt whose task has no use for it. Raises OSError."""
+        self._outputs.path(name).unlink()
+
+    def remove_leftovers(self, older_than_seconds: float) -> None:
+        """Delete unreferenced files of at least this age."""
+        self._uploads.remove_leftovers(older_than_seconds)
+        self._outputs.remove_leftovers(older_than_seconds)
+
+    # ----------------------------------------------------------------------------------------------------------------
+
+    def _store(self, task: Task) -> None:
+        self._tasks[task.id] = task
+        self.queue.put(task)
+        if task.deleted:
+            self._listener.forgotten(task.id)
+        else:
+            self._listener.changed(self.queue.report(task))
+
+    def _drop(self, task: Task) -> None:
         del self._tasks[task.id]
+        self.queue.remove(task)
         request = task.submission.idempotency
         if request is not None and self._requests.get(request.key) == task.id:
             del self._requests[request.key]
@@ -123,25 +235,22 @@ class TaskRegistry:
         if task.result is not None:
             self._outputs.release(task.result.name)
             self._drop_result(task.key, task.result)
+        self._listener.forgotten(task.id)
 
-    def missing_uploads(self, task: Task) -> Collection[str]:
-        """Those of its files that somebody has removed from the disk."""
-        return [name for name in task.uploads if not self._uploads.path(name).exists()]
-
-    def _hold(self, task: Task) -> None:
+    def _reference_files(self, task: Task) -> None:
         for name in task.uploads:
             self._uploads.hold(name)
         self._remember_request(task)
         if task.result is not None:
-            self._hold_result(task.key, task.result)
+            self._reference_result(task.key, task.result)
 
-    def _hold_result(self, key: str, result: Result) -> None:
+    def _reference_result(self, key: str, result: Result) -> None:
         self._outputs.hold(result.name)
         self._owners[result.name] += 1
         self._results[key] = result
 
     def _drop_result(self, key: str, result: Result) -> None:
-        """One task less has it. The file may stay longer than the last one, for who still loads it down."""
+        # Counted here and not by the file store: a download may keep the file after its last task.
         self._owners[result.name] -= 1
         if self._owners[result.name] == 0:
             del self._owners[result.name]

@@ -1,21 +1,20 @@
-"""Works off the tasks that wait, and lets each take the steps of its life."""
+"""Dispatches queued tasks to worker threads and drives their transitions."""
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
-from api.eta import SpeedMeter
-from api.records import Maker, Result, Task, TaskErrorCode, TaskReport, TaskStatus, warnings
+from api.records import EngineIdentity, Result, Task, TaskErrorCode, TaskStatus
 from api.settings import TaskSettings
-from api.storage.files import FileStore
-from api.tasks.attempt import Attempt, Failure, explain, job_of
-from api.tasks.events import EventHub
-from api.tasks.queue import TaskQueue
+from api.tasks.attempt import Attempt, Failure, explain
+from api.tasks.errors import DrainingError, GpuUnavailableError, UnavailableError
 from api.tasks.registry import TaskRegistry
 from engines.base import Engine, Stage
 from media import image
@@ -23,296 +22,300 @@ from media import image
 logger = logging.getLogger("api.task_manager")
 
 _CANCELLED = Failure(TaskErrorCode.CANCELLED, "The task was cancelled.")
-_INTERRUPTED = Failure(TaskErrorCode.INTERRUPTED, "The service was stopped before the video was ready.")
+_INTERRUPTED = Failure(TaskErrorCode.INTERRUPTED, "The service stopped before the video was ready.")
 
 
 @dataclass(frozen=True, slots=True)
 class Clocks:
-    """Where the time comes from: seconds since the epoch, and seconds that nobody sets."""
+    """Unix time, and a monotonic clock, in seconds."""
 
     now: Callable[[], float]
     monotonic: Callable[[], float]
 
 
-class Scheduler:
-    """Begins tasks in the order of their acceptance, at most `max_workers` at once, as soon as it is resumed.
+SYSTEM_CLOCKS = Clocks(time.time, time.monotonic)
 
-    Of equal tasks one runs; the others share its video, or run themselves when there is none. All methods need the
-    lock `changed`, which is notified when a task has ended.
+
+def new_workers(size: int) -> Executor:
+    """A pool of `size` worker threads."""
+    return ThreadPoolExecutor(size, thread_name_prefix="worker")
+
+
+class Scheduler:
+    """Starts tasks in order of acceptance, at most `max_workers` at a time, once it is resumed.
+
+    Of equal tasks one runs; the others take over its video, or run themselves if it fails. All methods need `lock`,
+    which is notified when an attempt has ended.
+
+    gpu_failed: set when no task can run any more in this process.
     """
 
     def __init__(
         self,
+        registry: TaskRegistry,
         engine: Callable[[], Engine],
         settings: TaskSettings,
-        uploads: FileStore,
-        outputs: FileStore,
-        registry: TaskRegistry,
+        lock: threading.Condition,
         *,
-        events: EventHub,
         clocks: Clocks,
-        new_executor: Callable[[int], Executor],
+        new_executor: Callable[[int], Executor] = new_workers,
     ) -> None:
+        """`engine` returns the loaded engine; it is first called by `resume`."""
+        self.gpu_failed = threading.Event()
+        self._registry = registry
+        self._queue = registry.queue
         self._engine = engine
         self._settings = settings
-        self._uploads = uploads
-        self._outputs = outputs
-        self._registry = registry
-        self._events = events
+        self._lock = lock
         self._clocks = clocks
         self._new_executor = new_executor
-        self._retention = settings.retention_hours * 3600
         self._executor = new_executor(settings.max_workers)
         self._resumed = False
-        self._left_behind: set[Attempt] = set()  # given up, but their threads still work
-        self.changed = threading.Condition()
-        self.speed = SpeedMeter()
-        self.queue = TaskQueue(registry, self.speed, settings.max_workers, clocks.now)
-        self.refusal: tuple[str, str] | None = None
-        """Code and sentence for those who bring new tasks; None: they are welcome, and waiting ones are begun."""
-        self.gpu_failed = threading.Event()
-        self.gpu_failure: str | None = None
+        # By `Task.key`: equal tasks never run at the same time.
+        self._attempts: dict[str, Attempt] = {}
+        # Given up, while their threads still run: a thread cannot be ended from outside.
+        self._abandoned: set[Attempt] = set()
+        self._refusal: Callable[[], UnavailableError] | None = None
+        self._gpu_failure: str | None = None
 
-    def resume(self) -> None:
-        """The engine is there: begin what waits. What another engine has accepted, this one measures anew."""
-        engine = self._engine()
-        self._resumed = True
-        self.queue.one_at_a_time = engine.one_at_a_time
-        for task_id in list(self.queue.waiting):
-            task = self._registry.get(task_id)
-            submission = task.submission
-            try:  # even where the engine is the same: it may have another device now
-                estimate = engine.estimate(submission.params, submission.seconds, submission.size)
-            except Exception as error:
-                self.fail(task, explain(error, task_id))
-                continue
-            measured = replace(task, key=submission.key(engine), estimate_seconds=estimate.seconds)
-            if measured != task:
-                self._registry.update(measured)
-        self.dispatch()
+    @property
+    def gpu_failure(self) -> str | None:
+        """Why no task can run any more in this process; None while tasks can."""
+        return self._gpu_failure
 
-    def cancel(self, task: Task) -> None:
-        """End a waiting task now, and a running one at the next step of its engine."""
-        if task.status is TaskStatus.PENDING:
-            self.fail(task, _CANCELLED)
-            self.publish_queue()
-        elif task.status is TaskStatus.PROCESSING and not task.cancelled:
-            attempt = self.queue.running[task.key]
-            self._update(replace(task, cancelled=True))
-            attempt.stop(_CANCELLED)
-            logger.info("Task %s is to be cancelled", task.id)
+    @property
+    def refusal(self) -> UnavailableError | None:
+        """Why new tasks are refused and queued ones are not started; None while they are. The first reason stays."""
+        return None if self._refusal is None else self._refusal()
+
+    @property
+    def busy(self) -> bool:
+        """Whether any attempt is running."""
+        return bool(self._attempts)
+
+    # -- starting and ending tasks ---------------------------------------------------------------------------------
 
     def restore(self, task: Task) -> None:
-        """Take up a task of the service before, which had not ended."""
+        """Queue a task left unfinished by the previous process, or end it if it cannot run."""
         if task.deleted:
             self._registry.forget(task)
         elif task.cancelled:
-            self.fail(task, _CANCELLED)
-        elif self._registry.missing_uploads(task):
-            message = "A file of the task was removed from the service's disk. Send the files again."
-            self.fail(task, Failure(TaskErrorCode.INTERRUPTED, message))
+            self._fail(task, _CANCELLED)
+        elif not self._registry.uploads_exist(task):
+            message = "A file of the task is missing on the server. Upload the files again."
+            self._fail(task, Failure(TaskErrorCode.INTERRUPTED, message))
         elif task.status is TaskStatus.PROCESSING:
-            self._wait_again(task)
+            self._requeue(task)
         else:
-            self.queue.waiting[task.id] = None
+            self._queue.put(task)
 
-    def give_up_silent(self) -> None:
-        """Fail tasks whose engine has not been heard of for `stall_seconds`, and give their place to others.
-
-        Where an engine works on one task at a time, none of the others could run; and where many have fallen silent,
-        their threads are too many. Then the GPU counts as failed: the service ends, to be started again.
-        """
-        limit = self._settings.stall_seconds
-        silent = [attempt for attempt in self.queue.running.values() if attempt.silent_seconds() > limit]
-        if not silent:
-            return
-        failure = Failure(TaskErrorCode.STALLED, f"Nothing was heard of the engine for {limit:g} seconds.")
-        for attempt in silent:
-            attempt.stop(failure)
-            self._give_up(attempt, failure)
-        if self.queue.one_at_a_time or len(self._left_behind) > self._settings.max_workers:
-            self._lose_gpu("The engine does not answer any more.")
-        else:  # threads cannot be ended: these are left behind
-            self._executor.shutdown(wait=False)
-            self._executor = self._new_executor(self._settings.max_workers)
+    def resume(self) -> None:
+        """Start queued tasks, now that the engine is loaded. Tasks are estimated again: engine or GPU may differ."""
+        engine = self._engine()
+        self._resumed = True
+        self._queue.one_at_a_time = engine.one_at_a_time
+        for task in list(self._queue.waiting.values()):
+            submission = task.submission
+            try:
+                estimate = engine.estimate(submission.params, submission.seconds, submission.size)
+            except Exception as error:
+                self._fail(task, explain(error, task.id))
+                continue
+            estimated = replace(task, key=submission.key(engine), estimate_seconds=estimate.seconds)
+            if estimated != task:
+                self._registry.update(estimated)
         self.dispatch()
-        self.changed.notify_all()
-
-    def interrupt(self) -> None:
-        """Let all running tasks stop at their next step, to run again in the next service."""
-        for attempt in self.queue.running.values():
-            attempt.stop(_INTERRUPTED)
-
-    def give_up(self) -> bool:
-        """Leave all that still runs to the next service. True when no worker is left behind."""
-        for attempt in list(self.queue.running.values()):
-            self._give_up(attempt, _INTERRUPTED)
-        return not self._left_behind
-
-    def end_workers(self, *, wait: bool) -> None:
-        """Begin nothing any more; needs no lock."""
-        self._executor.shutdown(wait=wait)
-
-    def close(self, code: str, error: str) -> None:
-        """Refuse new tasks from now on, the first reason counts; those that wait are left to the next service."""
-        self.refusal = self.refusal or (code, error)
-
-    def _lose_gpu(self, failure: str) -> None:
-        if self.gpu_failure is not None:
-            return  # another task has met it before
-        logger.error("No task can run any more: %s", failure)
-        self.gpu_failure = failure
-        self.close("gpu_failed", failure)
-        self.interrupt()
-        self.gpu_failed.set()
 
     def dispatch(self) -> None:
-        """Start every waiting task that may run, first come first served; those that share a result end at once."""
+        """Start every queued task that may run, and complete those whose video exists already."""
         if not self._resumed or self.refusal is not None:
             return
         engine = self._engine()
-        for task_id in list(self.queue.waiting):
-            task = self._registry.get(task_id)
+        for task in list(self._queue.waiting.values()):
             result = self._registry.result(task.key)
             if result is not None:
-                self._complete(self._begin(_taken_over(task, engine)), result)
-            elif self.queue.ready(task):
-                task = self._begin(task)
+                self._complete(self._start(task.with_engine(engine)), result)
+            elif len(self._attempts) < self._settings.max_workers and task.key not in self._attempts:
+                started = self._start(task)
                 attempt = Attempt(
-                    task_id, f"{task_id}-{task.attempt}.mp4", self._settings.timeout_seconds, self._clocks.monotonic
+                    task.id,
+                    f"{task.id}-{started.attempt}.mp4",
+                    self._settings.timeout_seconds,
+                    self._clocks.monotonic,
                 )
-                self.queue.running[task.key] = attempt
+                self._attempts[task.key] = attempt
                 self._executor.submit(self._run, attempt)
-        self.publish_queue()
+        self._registry.report_positions()
 
-    def _begin(self, task: Task) -> Task:
-        del self.queue.waiting[task.id]
-        return self._update(task.begun(self._clocks.now()))
+    def cancel(self, task: Task) -> None:
+        """Fail a queued task now, a running one when its engine checks for cancellation."""
+        if task.status is TaskStatus.PENDING:
+            self._fail(task, _CANCELLED)
+            self._registry.report_positions()
+        elif task.status is TaskStatus.PROCESSING and not task.cancelled:
+            self._registry.update(replace(task, cancelled=True))
+            self._attempts[task.key].stop(_CANCELLED)
+            logger.info("Task %s is being cancelled", task.id)
+
+    def _start(self, task: Task) -> Task:
+        started = task.started(self._clocks.now())
+        self._registry.update(started)
+        return started
 
     def _complete(self, task: Task, result: Result) -> None:
         now = self._clocks.now()
-        self._update(task.completed(now, now + self._retention, result))
+        self._registry.update(task.completed(now, now + self._settings.retention_seconds, result))
         logger.info("Task %s completed after %.1f s", task.id, now - task.created_at)
 
-    def fail(self, task: Task, failure: Failure) -> None:
-        """PENDING or PROCESSING → FAILED."""
+    def _fail(self, task: Task, failure: Failure) -> None:
         now = self._clocks.now()
-        self.queue.waiting.pop(task.id, None)
-        self._update(task.failed(now, now + self._retention, failure.code, failure.message))
+        expires_at = now + self._settings.retention_seconds
+        self._registry.update(task.failed(now, expires_at, failure.code, failure.message))
         level = logging.INFO if failure.code is TaskErrorCode.CANCELLED else logging.ERROR
         logger.log(level, "Task %s failed: %s: %s", task.id, failure.code, failure.message)
 
-    def _wait_again(self, task: Task) -> None:
-        """Leave an interrupted task to the next service, or give it up where it was begun often enough."""
+    def _requeue(self, task: Task) -> None:
+        """Leave an interrupted task to the next process, or fail it if it was started `max_attempts` times."""
         if task.attempt >= self._settings.max_attempts:
-            message = f"The service was stopped before the video was ready, {task.attempt} times."
-            self.fail(task, Failure(TaskErrorCode.INTERRUPTED, message))
+            message = f"The service stopped before the video was ready, {task.attempt} times."
+            self._fail(task, Failure(TaskErrorCode.INTERRUPTED, message))
             return
-        self._registry.update(task.waiting_again(self._clocks.now()))
-        self.queue.insert(task)
-        self.publish(self._registry.get(task.id))
-        logger.warning("Task %s was interrupted, and waits to run again", task.id)
+        self._registry.update(task.requeued(self._clocks.now()))
+        logger.warning("Task %s was interrupted and is queued to run again", task.id)
 
-    def _update(self, task: Task) -> Task:
-        self._registry.update(task)
-        self.publish(task)
-        return task
+    # -- stopping --------------------------------------------------------------------------------------------------
 
-    def publish(self, task: Task) -> TaskReport:
-        """Tell those who look at a task; gives what they are told."""
-        report = self.queue.report(task)
-        if not task.deleted:
-            self._events.publish(report)
-        return report
+    def close(self) -> None:
+        """Refuse new tasks and start no more; queued ones are left to the next process."""
+        self._refusal = self._refusal or DrainingError
 
-    def publish_queue(self) -> None:
-        """Tell those who look at a waiting task its place in the queue."""
-        if not any(map(self._events.listened, self.queue.waiting)):  # as a rule, and there may be many who wait
+    def interrupt(self) -> None:
+        """Request all running attempts to stop; their tasks run again in the next process."""
+        for attempt in self._attempts.values():
+            attempt.stop(_INTERRUPTED)
+
+    def abandon(self) -> bool:
+        """Leave all running tasks to the next process. Returns whether no worker thread is still running."""
+        for attempt in list(self._attempts.values()):
+            self._abandon(attempt, _INTERRUPTED)
+        return not self._abandoned
+
+    def shut_down_workers(self, *, wait: bool) -> None:
+        """Release the worker threads; needs no lock."""
+        self._executor.shutdown(wait=wait)
+
+    def abandon_stalled(self) -> None:
+        """Fail the tasks of engines without a heartbeat for `stall_seconds`, and replace their worker threads.
+
+        If the engine runs one job at a time, its others could never run; and threads that hang must not pile up. Both
+        count as a GPU failure: the process exits, to be restarted.
+        """
+        limit = self._settings.stall_seconds
+        stalled = [attempt for attempt in self._attempts.values() if attempt.silent_seconds() > limit]
+        if not stalled:
             return
-        for report in self.queue.waiting_reports():
-            if self._events.listened(report.task.id):
-                self._events.publish(report)
+        failure = Failure(TaskErrorCode.STALLED, f"The engine stopped responding (no progress for {limit:g} s).")
+        for attempt in stalled:
+            attempt.stop(failure)
+            self._abandon(attempt, failure)
+        if self._queue.one_at_a_time or len(self._abandoned) > self._settings.max_workers:
+            self._lose_gpu("The engine stopped responding.")
+        else:
+            self._executor.shutdown(wait=False)
+            self._executor = self._new_executor(self._settings.max_workers)
+        self.dispatch()
+        self._lock.notify_all()
 
-    # -- the workers -----------------------------------------------------------------------------------------------
+    def _abandon(self, attempt: Attempt, outcome: Failure) -> None:
+        """End an attempt although its thread is still running."""
+        self._finish(attempt, outcome)
+        self._abandoned.add(attempt)
+
+    def _lose_gpu(self, failure: str) -> None:
+        # Only the first failure counts: others follow from it.
+        if self._gpu_failure is not None:
+            return
+        logger.error("No more tasks can run: %s", failure)
+        self._gpu_failure = failure
+        self._refusal = self._refusal or partial(GpuUnavailableError, failure)
+        self.interrupt()
+        self.gpu_failed.set()
+
+    # -- worker threads --------------------------------------------------------------------------------------------
 
     def _run(self, attempt: Attempt) -> None:
         logger.info("Task %s started", attempt.task_id)
         engine = self._engine()
         try:
             task = self._inspected(engine, attempt)
+            with self._registry.job(task, attempt.output) as job:
+                outcome = attempt.run(engine, job, self._progress)
         except Exception as error:
-            outcome: Result | Failure = explain(error, attempt.task_id)
-        else:
-            outcome = attempt.run(
-                engine, job_of(task, self._uploads, self._outputs.path(attempt.output)), self._progress
-            )
-        with self.changed:
+            outcome = explain(error, attempt.task_id)
+        with self._lock:
             try:
                 self._finish(attempt, outcome)
-            except Exception as error:  # a task must not stay PROCESSING, whatever went wrong
-                self.fail(self._registry.get(attempt.task_id), explain(error, attempt.task_id))
+            except Exception as error:
+                # Whatever went wrong, the task must not stay PROCESSING.
+                self._fail(self._registry.get(attempt.task_id), explain(error, attempt.task_id))
             finally:
-                self._left_behind.discard(attempt)
+                self._abandoned.discard(attempt)
                 self.dispatch()
-                self.changed.notify_all()
+                self._lock.notify_all()
 
     def _inspected(self, engine: Engine, attempt: Attempt) -> Task:
-        """The task; where another engine has accepted it, as this one sees it. Raises NoFaceError."""
+        """The attempt's task; inspected again if another engine accepted it. Raises NoFaceError."""
         task = self._registry.get(attempt.task_id)
-        if task.maker == Maker.of(engine):
+        if task.maker == EngineIdentity.of(engine):
             return task
-        portrait = engine.inspect(image.load(self._uploads.path(task.submission.image)))
-        with self.changed:
+        portrait = engine.inspect(image.load(self._registry.image(task)))
+        with self._lock:
             task = self._registry.get(attempt.task_id)
             submission = replace(task.submission, face=portrait.face, warnings=portrait.warnings)
-            task = _taken_over(replace(task, submission=submission), engine)
-            return task if task.ended else self._update(task)
+            task = replace(task, submission=submission).with_engine(engine)
+            if not task.ended:
+                self._registry.update(task)
+            return task
 
     def _progress(
         self, attempt: Attempt, stage: Stage, progress: float, message: str, remaining: float | None, /
     ) -> None:
-        with self.changed:
-            task = self._registry.find_any(attempt.task_id)
-            if task is not None and self.queue.running.get(task.key) is attempt:
-                task = task.reported(self._clocks.now(), stage, progress, message, remaining)
-                self._registry.progress(task)
-                self.publish(task)
+        with self._lock:
+            task = self._running_task(attempt)
+            if task is not None:
+                self._registry.progress(task.reported(self._clocks.now(), stage, progress, message, remaining))
+
+    def _running_task(self, attempt: Attempt) -> Task | None:
+        """The task of an attempt; None if the attempt was abandoned."""
+        task = self._registry.find_any(attempt.task_id)
+        return task if task is not None and self._attempts.get(task.key) is attempt else None
 
     def _finish(self, attempt: Attempt, outcome: Result | Failure) -> None:
-        """Let the task take its last step, unless it was given up before; a video that nobody wants goes."""
-        task = self._registry.find_any(attempt.task_id)
-        if task is None or self.queue.running.get(task.key) is not attempt:
-            self._drop(outcome)
+        """Record the outcome unless the attempt was already abandoned; delete a video that no task needs."""
+        task = self._running_task(attempt)
+        if task is None:
+            self._delete_video(outcome)
             return
-        del self.queue.running[task.key]
+        del self._attempts[task.key]
         if isinstance(outcome, Failure) and outcome.code is TaskErrorCode.GPU_FAILED:
             self._lose_gpu(outcome.message)
         if isinstance(outcome, Result):
-            self.speed.learn(task.estimate_seconds, attempt.clock.seconds())
+            self._queue.speed.learn(task.estimate_seconds, attempt.clock.seconds())
         if task.deleted:
-            self._drop(outcome)
+            self._delete_video(outcome)
             self._registry.forget(task)
         elif task.cancelled:
-            self._drop(outcome)
-            self.fail(task, _CANCELLED)
+            self._delete_video(outcome)
+            self._fail(task, _CANCELLED)
         elif isinstance(outcome, Result):
             self._complete(task, outcome)
         elif outcome.code is TaskErrorCode.INTERRUPTED:
-            self._wait_again(task)
+            self._requeue(task)
         else:
-            self.fail(task, outcome)
+            self._fail(task, outcome)
 
-    def _give_up(self, attempt: Attempt, outcome: Failure) -> None:
-        """End an attempt whose thread goes on."""
-        self._finish(attempt, outcome)
-        self._left_behind.add(attempt)
-
-    def _drop(self, outcome: Result | Failure) -> None:
+    def _delete_video(self, outcome: Result | Failure) -> None:
         if isinstance(outcome, Result):
-            with suppress(OSError):  # the sweep will try again
-                self._outputs.path(outcome.name).unlink()
-
-
-def _taken_over(task: Task, engine: Engine) -> Task:
-    """The task, made by this engine instead of the one that accepted it."""
-    return replace(task, maker=Maker.of(engine), warnings=warnings(task.submission, engine))
+            # A file that cannot be deleted now is left to the sweep.
+            with suppress(OSError):
+                self._registry.delete_video(outcome.name)

@@ -16,7 +16,7 @@ from typing import Any
 
 import av
 
-from api.storage.journal import FILE_NAME
+from api.storage.database import FILE_NAME
 from media import video
 from tests.chaos.engine import SIDE
 from tests.chaos.ledger import ENDED, FPS, LIST, SECONDS, Ledger, Request, Wish

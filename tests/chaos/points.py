@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import signal
-import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -18,8 +17,9 @@ from api.http import multipart, submission
 from api.records import Task, TaskErrorCode, TaskStatus
 from api.routes import synthesis
 from api.storage import database, repair
+from api.storage.database import FILE_NAME, Database
 from api.storage.files import FileStore
-from api.storage.journal import FILE_NAME, Journal
+from api.storage.journal import Journal
 from api.task_manager import TaskManager
 from api.tasks.registry import TaskRegistry
 from api.tasks.scheduler import Scheduler
@@ -65,7 +65,7 @@ POINTS = {
     "after the record": Point(Journal, "add", most=8),
     "before the 202 is sent": Point(synthesis, "accepted", after=False, most=8),
     # a worker
-    "begun": Point(Scheduler, "_begin", most=7, unfinished=True),
+    "begun": Point(Scheduler, "_start", most=7, unfinished=True),
     "in the middle of rendering": Point(VideoWriter, "write", most=12, unfinished=True),
     "in the middle of encoding": Point(
         VideoWriter, "_write_audio", only=lambda _, until=0.0: until == float("inf"), most=3, unfinished=True
@@ -84,34 +84,32 @@ POINTS = {
         Journal, "save", only=_saved(lambda task: task.error_code is TaskErrorCode.CANCELLED)
     ),
     "a running task is marked as deleted": Point(Journal, "save", only=_saved(lambda task: task.deleted)),
-    "deleted in the journal, its files still there": Point(
-        Journal, "remove", only=lambda _, task_id, gone_until: gone_until is None, most=3
-    ),
+    "deleted in the journal, its files still there": Point(Journal, "remove", most=3),
     "between the removals of a task's files": Point(
         FileStore, "release", after=False, only=lambda _, name: name.endswith(".mp4"), most=2
     ),
     # the journal
     "in the middle of a transaction": Point(database, "COMMIT", most=20),
     # what the service does by itself
-    "expired in the journal, its files still there": Point(TaskRegistry, "_let_go", after=False, most=2),
+    "expired in the journal, its files still there": Point(TaskRegistry, "_drop", after=False, most=2),
     "a stopping service lets a task wait again": Point(
         Journal, "save", only=_saved(lambda task: task.status is TaskStatus.PENDING and task.attempt > 0)
     ),
     "a stopping service closes the journal": Point(Journal, "close", after=False),
     # the start
     "the start has read the journal": Point(TaskRegistry, "restore"),
-    "the start lets a task wait again": Point(Scheduler, "_wait_again"),
+    "the start lets a task wait again": Point(Scheduler, "_requeue"),
     "the start has removed half uploads, no half videos": Point(FileStore, "remove_parts"),
     "the start has removed leftovers": Point(FileStore, "remove_leftovers", most=2),
     "the engine is loaded, nothing begun": Point(TaskManager, "resume", after=False),
-    "the start has begun a task": Point(Scheduler, "_begin", unfinished=True),
+    "the start has begun a task": Point(Scheduler, "_start", unfinished=True),
 }
 REPLACING = {  # a damaged journal
-    "damaged, nothing done": Point(repair, "_set_aside", after=False),
+    "damaged, nothing done": Point(repair, "_back_up", after=False),
     "its log is copied": Point(repair, "_copy", after=False, only=lambda path, *_: path.name == FILE_NAME),
-    "all of it is copied": Point(repair, "_set_aside"),
-    "in the middle of the new journal": Point(database, "create"),
-    "the new journal is written": Point(repair, "_write"),
+    "all of it is copied": Point(repair, "_back_up"),
+    "in the middle of the new journal": Point(database, "create_tables"),
+    "the new journal is written": Point(database, "create"),
     "the log of the damaged one is removed": Point(repair, "_remove_logs"),
     "the new journal is in its place": Point(repair, "_swap"),
 }
@@ -159,14 +157,13 @@ class Trap:
         return wrapper
 
     def _watch_transactions(self, name: str) -> None:
-        connect = database.connect
+        open_database = Database.__init__
 
-        def wrapper(path: Path) -> sqlite3.Connection:
-            connection = connect(path)
-            connection.set_trace_callback(lambda statement: self._pass(name) if statement == "COMMIT" else None)
-            return connection
+        def wrapper(self_: Database, path: Path) -> None:
+            open_database(self_, path)
+            self_._connection.set_trace_callback(lambda statement: self._pass(name) if statement == "COMMIT" else None)
 
-        database.connect = wrapper
+        Database.__init__ = wrapper  # type: ignore[method-assign,assignment]
 
     def _pass(self, name: str) -> None:
         with self._lock:

@@ -122,7 +122,7 @@ def _serve(
     trap.install()
     trap.arm(point, occurrence)
     threading.Thread(target=_obey, args=(control, trap, held), daemon=True).start()
-    api.server._SWEEP_SECONDS = _SWEEP_SECONDS
+    api.server.SWEEP_SECONDS = _SWEEP_SECONDS
     arguments = ["--host", "127.0.0.1", "--port", str(port)]
     sys.exit(api.server.main(arguments, ClipEngine(held) if clips else None))
 

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from api.records import Task
-from api.storage.journal import FILE_NAME, Journal
+from api.storage.database import FILE_NAME
+from api.storage.journal import Journal
+from api.storage.repair import Damage
 from tests.chaos.ledger import LIST, Ledger, Request
 from tests.chaos.points import REPLACING
 from tests.chaos.server import Server, serving
@@ -105,7 +107,7 @@ def test_a_damaged_journal_is_set_aside_and_said_and_the_rest_of_it_used(
         reason = run.client.get("/api/health").json()["reason"]
         for text in (reason, caplog.text):
             assert f"was damaged. It is kept as {aside}. Tasks that could be read from it: {len(kept)}." in text
-        run.service.tasks.sweep()
+        run.service.task_manager.sweep()
         assert ledger.finish(ledger.start())["status"] == "COMPLETED"  # and it goes on
         assert uploads <= names(tmp_path / "uploads"), "a lost task's upload is gone"
         assert outputs <= names(tmp_path / "outputs"), "a lost task's video is gone"
@@ -151,9 +153,12 @@ def test_a_service_that_is_killed_while_it_replaces_a_damaged_journal_loses_noth
     with closing(Journal(data)) as journal:
         assert journal.load()[0] == tasks
         assert (journal.damage is None) == in_place
-        said = journal.damage or (tmp_path / "api.log").read_text()
+        found = journal.damage
     aside = next(path.name for path in data.glob(f"{FILE_NAME}.damaged-*Z"))
-    assert f"It is kept as {aside}. Tasks that could be read from it: {len(tasks)}." in said
+    if found is None:
+        assert f"Recovered {len(tasks)} tasks; backup: {aside}" in (tmp_path / "api.log").read_text()
+    else:
+        assert found == Damage(aside, len(tasks))
     kept = {name.replace(FILE_NAME, aside): content for name, content in before.items()}
     assert {path.name: path.read_bytes() for path in data.iterdir() if path.name != FILE_NAME} == kept
 
@@ -218,5 +223,5 @@ def test_a_lost_journal_costs_no_file_of_its_tasks(
     for _ in range(2):
         with served(tmp_path) as run:
             assert run.client.get(LIST).json()["data"] == []
-            run.service.tasks.sweep()
+            run.service.task_manager.sweep()
         assert (names(tmp_path / "uploads"), names(tmp_path / "outputs")) == (uploads, outputs)

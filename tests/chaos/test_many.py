@@ -12,7 +12,8 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from api.records import Task
-from api.storage.journal import FILE_NAME, Journal
+from api.storage.database import FILE_NAME
+from api.storage.journal import Journal
 from tests.chaos.ledger import LIST, recording
 from tests.http.conftest import png
 from tests.records import HOUR, completed, pending

@@ -41,5 +41,5 @@ def frames_of(path: Path) -> Any:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
-def quiet(stage: Stage, fraction: float, message: str, remaining: float | None = None, /) -> None:
+def quiet(stage: Stage, fraction: float, message: str, remaining: float | None = None, *_: object) -> None:
     """A report that nobody reads."""

@@ -22,13 +22,13 @@ from engines.base import (
     Report,
     SetupError,
     Stage,
-    SynthesisJob,
     TooLargeError,
 )
 from engines.dice_talk import cost
 from engines.dice_talk.engine import DiceTalkEngine
 from media import image, video
 from tests.dice_talk.conftest import PARAMS, PORTRAIT, SPEECH, frames_of, quiet
+from tests.jobs import make_job
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def make(engine: DiceTalkEngine, face: FaceBox, tmp_path: Path) -> Callable[...,
 
     def make(seconds: float = 0.4, **changes: Any) -> Path:
         output = tmp_path / f"{next(numbers)}.mp4"
-        job = SynthesisJob(PORTRAIT, SPEECH, output, seconds, face, replace(PARAMS, **changes))
+        job = make_job(PORTRAIT, SPEECH, output, seconds, face, replace(PARAMS, **changes))
         engine.synthesize(job, quiet, lambda: False)
         assert [path for path in tmp_path.iterdir() if path.suffix != ".mp4"] == []
         return output
@@ -83,7 +83,7 @@ def test_every_parameter_changes_the_pictures(make: Callable[..., Path], plain: 
 def plain(engine: DiceTalkEngine, face: FaceBox, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The frames with the parameters as they are."""
     output = tmp_path_factory.mktemp("plain") / "plain.mp4"
-    engine.synthesize(SynthesisJob(PORTRAIT, SPEECH, output, 0.4, face, PARAMS), quiet, lambda: False)
+    engine.synthesize(make_job(PORTRAIT, SPEECH, output, 0.4, face, PARAMS), quiet, lambda: False)
     return frames_of(output)
 
 
@@ -110,7 +110,7 @@ def test_fps_shows_the_nearest_native_frame(make: Callable[..., Path], plain: An
 def test_without_interpolation_there_is_half_the_rate(checkpoint: Path, face: FaceBox, tmp_path: Path) -> None:
     engine = DiceTalkEngine(checkpoint, device_id=-1, dtype="auto", low_vram="auto", interpolate=False)
     engine.load()
-    job = SynthesisJob(PORTRAIT, SPEECH, tmp_path / "a.mp4", 0.4, face, PARAMS)
+    job = make_job(PORTRAIT, SPEECH, tmp_path / "a.mp4", 0.4, face, PARAMS)
     engine.synthesize(job, quiet, lambda: False)
     frames = frames_of(job.output).astype(int)
     assert len(frames) == 10
@@ -142,7 +142,7 @@ def test_low_memory_gives_the_same_pictures(
     make()
     sparing = DiceTalkEngine(checkpoint, device_id=-1, dtype="auto", low_vram="on", interpolate=True)
     sparing.load()
-    sparing.synthesize(SynthesisJob(PORTRAIT, SPEECH, tmp_path / "a.mp4", 0.4, face, PARAMS), quiet, lambda: False)
+    sparing.synthesize(make_job(PORTRAIT, SPEECH, tmp_path / "a.mp4", 0.4, face, PARAMS), quiet, lambda: False)
     assert len(pictures) == 20
     assert np.abs(np.subtract(pictures[:10], pictures[10:])).max() <= 1
 
@@ -150,11 +150,11 @@ def test_low_memory_gives_the_same_pictures(
 def test_progress_follows_the_windows(engine: DiceTalkEngine, face: FaceBox, tmp_path: Path) -> None:
     reports: list[tuple[Stage, float, str, float | None]] = []
 
-    def report(stage: Stage, fraction: float, message: str, remaining: float | None = None, /) -> None:
+    def report(stage: Stage, fraction: float, message: str, remaining: float | None = None, *_: object) -> None:
         reports.append((stage, fraction, message, remaining))
 
     params = replace(PARAMS, inference_steps=5)
-    engine.synthesize(SynthesisJob(PORTRAIT, SPEECH, tmp_path / "a.mp4", 0.4, face, params), report, lambda: False)
+    engine.synthesize(make_job(PORTRAIT, SPEECH, tmp_path / "a.mp4", 0.4, face, params), report, lambda: False)
     denoising = [fraction for stage, fraction, *_ in reports if stage is Stage.DENOISING]
     assert denoising == pytest.approx([0, *(done / 10 for done in range(1, 11))])  # 2 windows × 5 steps
     assert list(dict.fromkeys(stage for stage, *_ in reports)) == [
@@ -172,11 +172,11 @@ def test_progress_follows_the_windows(engine: DiceTalkEngine, face: FaceBox, tmp
 def test_a_cancelled_job_stops_within_a_window(engine: DiceTalkEngine, face: FaceBox, tmp_path: Path) -> None:
     windows = 0
 
-    def report(stage: Stage, fraction: float, message: str, remaining: float | None = None, /) -> None:
+    def report(stage: Stage, fraction: float, message: str, remaining: float | None = None, *_: object) -> None:
         nonlocal windows
         windows += stage is Stage.DENOISING and fraction > 0
 
-    job = SynthesisJob(PORTRAIT, SPEECH, tmp_path / "a.mp4", 0.4, face, replace(PARAMS, inference_steps=50))
+    job = make_job(PORTRAIT, SPEECH, tmp_path / "a.mp4", 0.4, face, replace(PARAMS, inference_steps=50))
     with pytest.raises(JobCancelledError):
         engine.synthesize(job, report, lambda: windows >= 3)
     assert windows == 3
@@ -191,12 +191,12 @@ def test_two_jobs_at_once_are_as_one_after_the_other(
     together: dict[int, bytes] = {}
     messages: list[str] = []
 
-    def report(stage: Stage, fraction: float, message: str, remaining: float | None = None, /) -> None:
+    def report(stage: Stage, fraction: float, message: str, remaining: float | None = None, *_: object) -> None:
         messages.append(message)
 
     def work(number: int) -> None:
         output = tmp_path / f"together{number}.mp4"
-        job = SynthesisJob(PORTRAIT, SPEECH, output, 0.5, face, replace(PARAMS, **changes[number]))
+        job = make_job(PORTRAIT, SPEECH, output, 0.5, face, replace(PARAMS, **changes[number]))
         engine.synthesize(job, report, lambda: False)
         together[number] = output.read_bytes()
 
@@ -214,7 +214,7 @@ def test_jobs_overlap_save_for_their_denoising(engine: DiceTalkEngine, face: Fac
     order: list[tuple[str, Stage]] = []
     expected: list[float] = []
 
-    def first(stage: Stage, fraction: float, message: str, remaining: float | None = None, /) -> None:
+    def first(stage: Stage, fraction: float, message: str, remaining: float | None = None, *_: object) -> None:
         order.append(("first", stage))
         if stage is Stage.DENOISING and fraction > 0:
             assert prepared.wait(60), "the other was not prepared meanwhile"
@@ -222,7 +222,7 @@ def test_jobs_overlap_save_for_their_denoising(engine: DiceTalkEngine, face: Fac
         if stage is Stage.DECODING:
             assert denoised.wait(60), "the other was not denoised meanwhile"
 
-    def second(stage: Stage, fraction: float, message: str, remaining: float | None = None, /) -> None:
+    def second(stage: Stage, fraction: float, message: str, remaining: float | None = None, *_: object) -> None:
         order.append(("second", stage))
         if stage is Stage.PREPARING and fraction == 1 and "Ready" in message:
             prepared.set()
@@ -237,7 +237,7 @@ def test_jobs_overlap_save_for_their_denoising(engine: DiceTalkEngine, face: Fac
 
     def work(name: str, report: Report, begin: threading.Event) -> None:
         begin.wait(60)
-        job = SynthesisJob(PORTRAIT, SPEECH, tmp_path / f"{name}.mp4", 0.4, face, PARAMS)
+        job = make_job(PORTRAIT, SPEECH, tmp_path / f"{name}.mp4", 0.4, face, PARAMS)
         try:
             engine.synthesize(job, report, lambda: False)
         except BaseException as error:
@@ -246,7 +246,9 @@ def test_jobs_overlap_save_for_their_denoising(engine: DiceTalkEngine, face: Fac
     at_once, later = threading.Event(), threading.Event()
     at_once.set()
 
-    def first_then_second(stage: Stage, fraction: float, message: str, remaining: float | None = None, /) -> None:
+    def first_then_second(
+        stage: Stage, fraction: float, message: str, remaining: float | None = None, *_: object
+    ) -> None:
         if stage is Stage.DENOISING:  # it has its turn
             later.set()
         first(stage, fraction, message, remaining)

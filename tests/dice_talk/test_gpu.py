@@ -19,7 +19,7 @@ from benchmarks.measure import free
 from benchmarks.precision import full_precision
 from benchmarks.real_size import REAL, rife
 from benchmarks.real_size import networks as networks_of
-from engines.base import GpuOutOfMemoryError, SynthesisJob
+from engines.base import GpuOutOfMemoryError
 from engines.dice_talk import networks
 from engines.dice_talk.attention import MAX_GROUPS, KeyValue, attend
 from engines.dice_talk.engine import DiceTalkEngine
@@ -29,6 +29,7 @@ from engines.dice_talk.portrait import PortraitTensors
 from engines.dice_talk.vae import CHUNK
 from media import image, video
 from tests.dice_talk.conftest import PARAMS, PORTRAIT, SPEECH, quiet
+from tests.jobs import make_job
 from tests.process import ROOT, finish, server, start
 from tests.server import wait_for
 
@@ -60,7 +61,7 @@ def loaded(checkpoint: Path, dtype: Literal["fp16", "bf16", "fp32"], low_vram: L
 
 def made(engine: DiceTalkEngine, output: Path) -> bytes:
     face = engine.inspect(image.load(PORTRAIT)).face
-    engine.synthesize(SynthesisJob(PORTRAIT, SPEECH, output, 0.4, face, PARAMS), quiet, lambda: False)
+    engine.synthesize(make_job(PORTRAIT, SPEECH, output, 0.4, face, PARAMS), quiet, lambda: False)
     return output.read_bytes()
 
 

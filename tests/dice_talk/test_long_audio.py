@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from engines.base import SynthesisJob
+from tests.jobs import make_job
 from engines.dice_talk.engine import DiceTalkEngine
 from media import image, video
 from tests.dice_talk.conftest import PARAMS, PORTRAIT, quiet
@@ -29,7 +30,7 @@ engine.load()
 face = engine.inspect(image.load(PORTRAIT)).face
 for seconds in map(float, sys.argv[4:]):
     output = directory / f"{seconds}.mp4"
-    job = SynthesisJob(PORTRAIT, audio, output, seconds, face, replace(PARAMS, inference_steps=1))
+    job = make_job(PORTRAIT, audio, output, seconds, face, replace(PARAMS, inference_steps=1))
     engine.synthesize(job, quiet, lambda: False)
     assert video.probe(output).frames == round(25 * seconds)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

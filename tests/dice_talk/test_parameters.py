@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from engines.base import FaceBox, JobCancelledError, SynthesisJob
+from engines.base import FaceBox, JobCancelledError
 from engines.dice_talk import sampler, vae
 from engines.dice_talk.engine import DiceTalkEngine
 from engines.dice_talk.interpolation import double_rate
@@ -23,6 +23,7 @@ from engines.dice_talk.synthesis import picture_of
 from media import image, video
 from tests.dice_talk import conftest
 from tests.dice_talk.conftest import PORTRAIT, SPEECH
+from tests.jobs import make_job
 
 PARAMS = replace(conftest.PARAMS, inference_steps=1)
 
@@ -33,7 +34,7 @@ def make(engine: DiceTalkEngine, tmp_path: Path) -> Callable[..., FaceBox]:
 
     def make(seconds: float = 0.1, portrait: Path = PORTRAIT, **changes: Any) -> FaceBox:
         face = engine.inspect(image.load(portrait)).face
-        job = SynthesisJob(portrait, SPEECH, tmp_path / "video.mp4", seconds, face, replace(PARAMS, **changes))
+        job = make_job(portrait, SPEECH, tmp_path / "video.mp4", seconds, face, replace(PARAMS, **changes))
         engine.synthesize(job, lambda *_: None, lambda: False)
         return face
 

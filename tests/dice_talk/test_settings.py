@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from api.engine import choose_engine
-from engines.base import FaceBox, SynthesisJob
+from engines.base import FaceBox
 from engines.dice_talk.cost import CostModel
 from engines.dice_talk.engine import DiceTalkEngine
 from tests.dice_talk.conftest import PARAMS, PORTRAIT, SPEECH, quiet
+from tests.jobs import make_job
 from tests.server import make_settings
 
 
@@ -53,7 +54,7 @@ def test_the_engine_works_as_they_say(
     assert {parameter.device.type for parameter in unet.parameters()} == {"cpu"}
     assert (loaded.interpolation is not None) == interpolates
     branches = branches_of(unet, monkeypatch)
-    chosen.synthesize(SynthesisJob(PORTRAIT, SPEECH, tmp_path / "a.mp4", 0.2, face, PARAMS), quiet, lambda: False)
+    chosen.synthesize(make_job(PORTRAIT, SPEECH, tmp_path / "a.mp4", 0.2, face, PARAMS), quiet, lambda: False)
     assert set(branches) == {branches_at_once}
 
 
@@ -64,7 +65,7 @@ def test_low_vram_auto_goes_by_the_memory_that_there_is(
     loaded, cost = engine._ready()
     monkeypatch.setattr(engine, "_memory", cost.peak_bytes((64, 64), low_memory=False) - (not fits))
     branches = branches_of(loaded.networks.unet, monkeypatch)
-    engine.synthesize(SynthesisJob(PORTRAIT, SPEECH, tmp_path / "a.mp4", 0.2, face, PARAMS), quiet, lambda: False)
+    engine.synthesize(make_job(PORTRAIT, SPEECH, tmp_path / "a.mp4", 0.2, face, PARAMS), quiet, lambda: False)
     assert set(branches) == {3 if fits else 1}
 
 

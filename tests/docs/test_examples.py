@@ -14,9 +14,10 @@ from pydantic import BaseModel
 
 from api.http import examples
 from api.http.errors import ErrorResponse
+from api.http.sse import EVENT_NAMES as NAMES
+from api.http.sse import RETRY_MILLISECONDS
 from api.models import Health, Manifest, TaskAccepted, TaskList, TaskView
 from api.settings import load_settings
-from api.tasks.events import NAMES, RETRY_MILLISECONDS
 from media import video
 from tests.docs.conftest import Run, Service
 from tests.docs.documents import ALL_BLOCKS, DOCUMENTS, EXTENDING, Block, text

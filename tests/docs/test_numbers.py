@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from api import server, service
-from api.http import errors, idempotency, middleware, multipart, protocol
+from api.http import idempotency, middleware, multipart, protocol, submission
 from api.models import TaskQuery
 from api.settings import Settings
-from api.tasks import events
+from api.tasks import errors, events
 from engines.dice_talk import pipeline, windows
 from media import image
 from tests.docs.documents import GUIDE, REFERENCE, text, words
@@ -48,13 +48,13 @@ SENTENCES: list[tuple[str, str, tuple[float, ...]]] = [
     (REFERENCE, r"more than (\d+) kB of request headers", (HEAD,)),
     (GUIDE, r"最多 (\d+) 个字符", (ID_LENGTH,)),
     (REFERENCE, r"`-`, at most (\d+)\)", (ID_LENGTH,)),
-    (GUIDE, r"等待了 (\d+) 秒，引擎仍在加载", (service._ENGINE_WAIT_SECONDS,)),
-    (REFERENCE, r"still being loaded after (\d+) s", (service._ENGINE_WAIT_SECONDS,)),
-    (REFERENCE, r"waits up to (\d+) s, then 503", (service._ENGINE_WAIT_SECONDS,)),
+    (GUIDE, r"等待了 (\d+) 秒，引擎仍在加载", (service.ENGINE_WAIT_SECONDS,)),
+    (REFERENCE, r"still being loaded after (\d+) s", (service.ENGINE_WAIT_SECONDS,)),
+    (REFERENCE, r"waits up to (\d+) s, then 503", (service.ENGINE_WAIT_SECONDS,)),
     (REFERENCE, r"(\d+) s within a request \(`server.idle_timeout`\)", (SERVER.idle_timeout,)),
-    (GUIDE, r"大约 (\d+) 秒后（让客户端", (server._LAST_POLLS_SECONDS,)),
-    (REFERENCE, r"About (\d+) seconds later", (server._LAST_POLLS_SECONDS,)),
-    (GUIDE, r"以退出码 (\d+) 结束，由", (server._EXIT_GPU,)),
+    (GUIDE, r"大约 (\d+) 秒后（让客户端", (server.LAST_POLLS_SECONDS,)),
+    (REFERENCE, r"About (\d+) seconds later", (server.LAST_POLLS_SECONDS,)),
+    (GUIDE, r"以退出码 (\d+) 结束，由", (server.EXIT_GPU,)),
     (GUIDE, r"到 (\d+) MB（`logging.max_mb`）.*保留 (\d+) 个（`logging.backups`）", (LOGGING.max_mb, LOGGING.backups)),
     (REFERENCE, r"rotated at (\d+) MB, (\d+) old ones", (LOGGING.max_mb, LOGGING.backups)),
     (REFERENCE, r"([\d.]+) s without a sign of life \(`tasks.stall_seconds`\)", (TASKS.stall_seconds,)),
@@ -82,12 +82,12 @@ SENTENCES: list[tuple[str, str, tuple[float, ...]]] = [
     (REFERENCE, r"(\d+) MB \(`files.min_free_mb`\), with less 503", (FILES.min_free_mb,)),
     (REFERENCE, r"less than `files.min_free_mb` \((\d+) MB\)", (FILES.min_free_mb,)),
     (GUIDE, r"少于 (\d+) MB（`files.min_free_mb`）", (FILES.min_free_mb,)),
-    (REFERENCE, r"`Retry-After: (\d+)`; health is", (errors.STORAGE_RETRY_SECONDS,)),
-    (GUIDE, r"`Retry-After` 为 (\d+) 秒；健康状态", (errors.STORAGE_RETRY_SECONDS,)),
+    (REFERENCE, r"`Retry-After: (\d+)`; health is", (errors.StorageFullError.retry_after,)),
+    (GUIDE, r"`Retry-After` 为 (\d+) 秒；健康状态", (errors.StorageFullError.retry_after,)),
     (REFERENCE, r"page of the list \| (\d+) tasks, (\d+) at most", (PAGE["default"], PAGE["maximum"])),
     (GUIDE, r"在 (\d+) 端口提供服务", (SERVER.port,)),
     (GUIDE, r"Port (\d+) is taken", (SERVER.port,)),
-    ("doc/architecture.md", r"(\w+) requests at a time", (service._CHECKS_AT_ONCE,)),
+    ("doc/architecture.md", r"(\w+) requests at a time", (submission.CHECKS_AT_ONCE,)),
     (GUIDE, r"motion bucket（(\d+) 和 (\d+)）", (pipeline.MOTION_BUCKET, pipeline.MOTION_BUCKET_EXP)),
     ("README.md", r"motion buckets, (\d+) and (\d+)", (pipeline.MOTION_BUCKET, pipeline.MOTION_BUCKET_EXP)),
     ("README.md", r"(\d+) are made a second \(([\d.]+) without", (2 * pipeline.FPS, pipeline.FPS)),

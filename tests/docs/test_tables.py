@@ -10,12 +10,12 @@ import yaml
 from starlette.routing import Route
 
 from api.engine import ServiceState
+from api.http.sse import EVENT_NAMES as NAMES
 from api.models import Health, Manifest, QueueView, TaskList, TaskQuery, TaskView
 from api.records import TaskErrorCode, TaskStatus
 from api.routes import docs
 from api.server import create_app
 from api.settings import DEFAULT_CONFIG, Settings
-from api.tasks.events import NAMES
 from engines.base import Emotion, Stage, SynthesisParams
 from engines.dice_talk.checkpoints import REQUIRED_FILES
 from engines.dice_talk.engine import DiceTalkEngine

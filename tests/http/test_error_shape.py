@@ -265,9 +265,9 @@ class Broken:
 
 def test_500_from_every_route_that_asks_the_queue(tmp_path: Path, wav: bytes) -> None:
     with running(make_settings(tmp_path), ScriptedEngine()) as run:
-        tasks, run.service.tasks = run.service.tasks, Broken()  # type: ignore[assignment]
+        tasks, run.service.task_manager = run.service.task_manager, Broken()  # type: ignore[assignment]
         answers = {(method, path): run.client.request(method, url(path, UNKNOWN)) for method, path in OPERATIONS}
-        run.service.tasks = tasks
+        run.service.task_manager = tasks
     for (method, path), answer in answers.items():
         if 500 in documented(method, path):
             check(answer, 500, "internal")

@@ -87,7 +87,7 @@ def begun(client: Client, **fields: Any) -> httpx.Response:
 
 
 def listened(client: Client, accepted: httpx.Response) -> bool:
-    return client.run.service.events.listened(accepted.json()["task_id"])
+    return client.run.service.events.watched(accepted.json()["task_id"])
 
 
 def test_a_task_is_followed_to_its_end(client: Client) -> None:
@@ -220,10 +220,10 @@ def test_a_client_that_reads_nothing_holds_up_nobody_and_can_go(client: Client) 
         wait_for(lambda: listened(client, accepted))
         with listening(client, url) as stream:
             stream.next()
-            report = client.run.service.tasks.get(accepted.json()["task_id"])
+            report = client.run.service.task_manager.get(accepted.json()["task_id"])
             for number in range(60):  # 6 MB, more than fits into buffers between the two
                 stage = (Stage.RENDERING, Stage.ENCODING)[number % 2]
-                events.publish(replace(report, task=replace(report.task, stage=stage, message="x" * 100_000)))
+                events.changed(replace(report, task=replace(report.task, stage=stage, message="x" * 100_000)))
                 stream.next()
             client.engine.go_on()
             assert stream.rest().names[-1] == "completed"

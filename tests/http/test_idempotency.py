@@ -86,12 +86,12 @@ def test_while_the_first_is_being_sent_the_second_is_told_to_wait(shared: Client
             f"POST {START} HTTP/1.1\r\nHost: x\r\nIdempotency-Key: again-5\r\nContent-Length: 1000\r\n"
             "Content-Type: multipart/form-data; boundary=x\r\n\r\n--x".encode()
         )
-        wait_for(lambda: shared.run.service.keys_in_use.used("again-5"))
+        wait_for(lambda: shared.run.submissions.keys_in_use.used("again-5"))
         refused = send(shared, "again-5", seed=17)
         check_error(refused, 409, "idempotency_key_in_use")
         assert int(refused.headers["retry-after"]) >= 1
         assert send(shared, "again-6", seed=17).status_code == 202
-    wait_for(lambda: not shared.run.service.keys_in_use.used("again-5"))  # it has gone away
+    wait_for(lambda: not shared.run.submissions.keys_in_use.used("again-5"))  # it has gone away
     assert send(shared, "again-5", seed=17).status_code == 202
 
 

@@ -91,7 +91,7 @@ def test_what_outlives_its_grace_is_interrupted(tmp_path: Path) -> None:
         wait_for(lambda: client.get(task["status_url"]).json()["status"] == "PROCESSING")
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
-    assert f"Task {task['task_id']} was interrupted, and waits to run again" in (tmp_path / "api.log").read_text()
+    assert f"Task {task['task_id']} was interrupted and is queued to run again" in (tmp_path / "api.log").read_text()
     assert list((tmp_path / "outputs").iterdir()) == []
 
 
@@ -112,14 +112,14 @@ class Engine(ScriptedEngine):
 
 
 def drain(service, drained=Service.drain):
-    service.journal._connection.execute("PRAGMA query_only = ON")
+    service.journal._database._connection.execute("PRAGMA query_only = ON")
     stopped = drained(service)
-    service.journal._connection.execute("PRAGMA query_only = OFF")
+    service.journal._database._connection.execute("PRAGMA query_only = OFF")
     return stopped
 
 
 Service.drain = drain
-api.task_manager._STOP_SECONDS = 0
+api.task_manager.STOP_SECONDS = 0
 sys.exit(main(sys.argv[1:], Engine(), last_polls=0))
 """
 

@@ -171,7 +171,7 @@ def test_a_download_that_has_begun_comes_to_its_end(client: Client, tmp_path: Pa
     task_id = started(client)
     ended(client, task_id)
     service = client.run.service
-    result = service.tasks.get(task_id).task.result
+    result = service.task_manager.get(task_id).task.result
     assert result is not None
     large = b"video" * (8 << 20)  # more than the sockets hold
     service.outputs.path(result.name).write_bytes(large)
@@ -191,7 +191,7 @@ def test_a_video_that_goes_just_before_it_is_sent_is_gone(client: Client, monkey
     hold = FileStore.hold
 
     def late(store: FileStore, name: str) -> None:
-        client.run.service.tasks.delete(task_id)
+        client.run.service.task_manager.delete(task_id)
         hold(store, name)
 
     with monkeypatch.context() as patch:
@@ -212,7 +212,7 @@ def test_a_failed_task_is_tried_again(client: Client) -> None:
     assert (body["status"], body["warnings"]) == ("PENDING", before["warnings"])
     assert len(body["warnings"]) == 2
     # In the log, the new task is of this request, not of the first one.
-    task = client.run.service.tasks.get(body["task_id"]).task
+    task = client.run.service.task_manager.get(body["task_id"]).task
     assert task.submission.request_id == answer.headers["x-request-id"]
     again = ended(client, body["task_id"])
     assert (again["status"], again["parameters"]) == ("COMPLETED", before["parameters"])
@@ -308,12 +308,12 @@ def test_a_damaged_journal_is_told(tmp_path: Path) -> None:
 
 
 def test_a_journal_that_cannot_be_written_is_told_and_takes_no_new_tasks(client: Client) -> None:
-    connection = client.run.service.journal._connection
+    connection = client.run.service.journal._database._connection
     client.engine.hold()
     runs, waits = started(client, seed=1), started(client, seed=2)
     connection.execute("PRAGMA query_only = ON")
     refusal = check_error(client.start(seed=3), 503, "journal_failed")
-    assert refusal["error"] == "The service cannot write its journal of the tasks, so it takes no new ones."
+    assert refusal["error"] == "The task journal cannot be written, so new tasks are refused."
     assert client.http.post(f"{TASKS}/{waits}/cancel").json()["error_code"] == "cancelled"
     check_error(client.http.post(f"{TASKS}/{waits}/retry"), 503, "journal_failed")
     client.engine.go_on()
@@ -323,7 +323,7 @@ def test_a_journal_that_cannot_be_written_is_told_and_takes_no_new_tasks(client:
     assert "cannot be written (attempt to write a readonly database)" in health["reason"]
     assert_no_secrets(health["reason"])
     connection.execute("PRAGMA query_only = OFF")
-    client.run.service.tasks.sweep()
+    client.run.service.task_manager.sweep()
     health = client.http.get("/api/health").json()
     assert (health["status"], health["reason"]) == ("healthy", None)
     assert client.start(seed=3).status_code == 202
@@ -332,7 +332,7 @@ def test_a_journal_that_cannot_be_written_is_told_and_takes_no_new_tasks(client:
 def test_services_in_one_process_share_nothing(tmp_path: Path) -> None:
     apps = [create_app(make_settings(tmp_path / name), ScriptedEngine()) for name in ("one", "two")]
     services: list[Service] = [app.state.service for app in apps]
-    assert services[0].tasks is not services[1].tasks
+    assert services[0].task_manager is not services[1].task_manager
     for service in services:
         service.close()
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engines.base import Emotion, Image, Stage, SynthesisJob, SynthesisParams
+from engines.base import Emotion, Image, Stage, SynthesisParams
 from engines.preview import model
 from engines.preview.engine import PreviewEngine
 from engines.preview.face import FaceFinder
@@ -20,6 +20,7 @@ from engines.preview.mouth import MouthTracks, analyse
 from engines.preview.render import Renderer
 from engines.preview.rig import BASES, Rig, build
 from media import image as images
+from tests.jobs import make_job
 
 ROOT = Path(__file__).parents[2]
 PORTRAIT = ROOT / "examples" / "portrait.jpg"
@@ -119,7 +120,7 @@ def make_clip(engine: PreviewEngine, portrait: Image, tmp_path_factory: pytest.T
     def make(seconds: float = 1.2, *, audio: Path = SPEECH, **changes: object) -> Clip:
         output = tmp_path_factory.mktemp("clip") / "result.mp4"
         reports: list[tuple[Stage, float, str]] = []
-        job = SynthesisJob(PORTRAIT, audio, output, seconds, face, replace(PARAMS, **changes))  # type: ignore[arg-type]
+        job = make_job(PORTRAIT, audio, output, seconds, face, replace(PARAMS, **changes))  # type: ignore[arg-type]
         engine.synthesize(job, lambda *report: reports.append(report), lambda: False)
         return Clip(*decode(output), tuple(reports))
 

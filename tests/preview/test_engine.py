@@ -25,11 +25,12 @@ from engines.preview.frame import make_still
 from engines.preview.mouth import MouthTracks
 from engines.preview.render import Renderer
 from media.errors import MediaError
+from tests.jobs import make_job
 from tests.preview.conftest import PARAMS, PORTRAIT, SPEECH, Clip, MakeClip
 
 
 def job_for(engine: PreviewEngine, portrait: Image, output: Path, seconds: float = 1.0) -> SynthesisJob:
-    return SynthesisJob(PORTRAIT, SPEECH, output, seconds, engine.inspect(portrait).face, PARAMS)
+    return make_job(PORTRAIT, SPEECH, output, seconds, engine.inspect(portrait).face, PARAMS)
 
 
 def ignore(*report: object) -> None:
@@ -105,7 +106,7 @@ def test_lips_of_the_video_follow_the_voice(make_clip: MakeClip, finder: FaceFin
 def test_cancelling_stops_soon_and_leaves_nothing(engine: PreviewEngine, portrait: Image, tmp_path: Path) -> None:
     rendered = 0
 
-    def count(stage: Stage, fraction: float, sentence: str, remaining: float | None = None, /) -> None:
+    def count(stage: Stage, fraction: float, sentence: str, remaining: float | None = None, *_: object) -> None:
         nonlocal rendered
         rendered += stage is Stage.RENDERING
 

@@ -6,16 +6,13 @@ import errno
 import hashlib
 import logging
 from collections.abc import Callable
-from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from api.records import Result, TaskErrorCode
-from api.storage.files import FileStore
-from api.tasks.attempt import Attempt, Failure, explain, job_of
+from api.tasks.attempt import Attempt, Failure, explain
 from engines.base import (
     Cancelled,
     FaceBox,
@@ -30,11 +27,12 @@ from engines.base import (
     TooLargeError,
 )
 from media.errors import EncoderError, InvalidAudioError, InvalidImageError, UnsupportedMediaError
-from tests.records import PARAMS, pending
+from tests.jobs import make_job
+from tests.records import PARAMS
 from tests.scripted_engine import ScriptedEngine
 
 Work = Callable[[SynthesisJob, Report, Cancelled], None]
-INTERNAL = Failure(TaskErrorCode.INTERNAL, "The engine failed unexpectedly; the service's log tells more.")
+INTERNAL = Failure(TaskErrorCode.INTERNAL, "Unexpected engine error; see the server log.")
 
 
 class Does(ScriptedEngine):
@@ -59,7 +57,7 @@ class World:
         self._directory = directory
 
     def run(self, work: Work) -> Result | Failure:
-        job = SynthesisJob(
+        job = make_job(
             self._directory / "image", self._directory / "audio", self.output, 1.0, FaceBox(0, 0, 1, 1), PARAMS
         )
         return self.attempt.run(Does(work), job, lambda *told: self.told.append(told))
@@ -88,7 +86,7 @@ def test_the_video_is_the_result(world: World) -> None:
 
 def test_an_engine_that_makes_no_video_has_failed(world: World, caplog: pytest.LogCaptureFixture) -> None:
     assert world.run(lambda job, report, cancelled: None) == INTERNAL
-    assert caplog.messages == [f"Task {'a' * 32} broke the engine"]
+    assert caplog.messages == [f"Task {'a' * 32} failed with an unexpected engine error"]
 
 
 def test_a_failed_attempt_leaves_no_video_and_what_cannot_be_removed_changes_nothing(world: World) -> None:
@@ -137,7 +135,7 @@ def test_work_is_timed_and_stopped(world: World) -> None:
         world.now += 0.5
         until_cancelled(job, report, cancelled)
 
-    assert world.run(work) == Failure(TaskErrorCode.TIMEOUT, "The task took longer than the 60 seconds allowed.")
+    assert world.run(work) == Failure(TaskErrorCode.TIMEOUT, "The task exceeded the time limit of 60 s.")
 
 
 def test_waiting_for_another_task_is_not_timed(world: World) -> None:
@@ -227,23 +225,22 @@ def test_a_sentence_that_quotes_what_cannot_be_written_is_told_without_that() ->
     assert explain(NoFaceError("No face in \udcff.jpg."), "1") == Failure(TaskErrorCode.NO_FACE, "No face in ?.jpg.")
 
 
-def test_the_job_is_what_the_task_says(tmp_path: Path) -> None:
-    with closing(FileStore(tmp_path)) as uploads:
-        job = job_of(pending(7), uploads, tmp_path / "7.mp4")
-    assert job == SynthesisJob(
-        image=tmp_path / ("a" * 64),
-        audio=tmp_path / ("b" * 64),
-        output=tmp_path / "7.mp4",
-        seconds=10.0,
-        face=FaceBox(1, 2, 30, 40),
-        params=replace(PARAMS, seed=7),
-    )
+def test_newest_reported_picture_is_kept(world: World) -> None:
+    def work(job: SynthesisJob, report: Report, cancelled: Cancelled) -> None:
+        assert world.attempt.picture is None
+        report(Stage.RENDERING, 0.1, "", None, b"first")
+        report(Stage.RENDERING, 0.2, "", 1.0, b"second")
+        report(Stage.RENDERING, 0.3, "")
+        job.output.write_bytes(b"video")
+
+    assert isinstance(world.run(work), Result)
+    assert world.attempt.picture == b"second"
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_a_full_disk_is_told(number: int) -> None:
     assert explain(OSError(number, "x"), "1") == Failure(
-        TaskErrorCode.STORAGE_FULL, "The service ran out of room for the video."
+        TaskErrorCode.STORAGE_FULL, "No disk space left for the video."
     )
 
 
@@ -255,6 +252,6 @@ def test_what_nobody_expected_is_logged_and_not_told(error: Exception, caplog: p
     assert explain(error, "4711") == INTERNAL
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("api.task_manager", logging.ERROR)
-    assert record.getMessage() == "Task 4711 broke the engine"
+    assert record.getMessage() == "Task 4711 failed with an unexpected engine error"
     assert record.exc_info is not None
     assert record.exc_info[1] is error

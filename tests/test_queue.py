@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from api.eta import SpeedMeter, WorkClock
+from api.tasks.attempt import WorkClock
+from api.tasks.queue import SpeedMeter
 
 
 def test_at_first_the_estimate_counts_then_the_tasks_own_speed() -> None:

@@ -1,0 +1,31 @@
+"""FastAPI dependencies of the routes. They are async: FastAPI runs others in a thread, which costs 0.1 ms."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from api.http.submission import Submissions
+from api.models import StatusEncoder
+from api.service import Service
+
+
+async def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+async def _submissions(request: Request) -> Submissions:
+    submissions: Submissions = request.app.state.submissions
+    return submissions
+
+
+async def _status_body(request: Request) -> StatusEncoder:
+    status_body: StatusEncoder = request.app.state.status_body
+    return status_body
+
+
+StatusBodyDep = Annotated[StatusEncoder, Depends(_status_body)]
+ServiceDep = Annotated[Service, Depends(_service)]
+SubmissionsDep = Annotated[Submissions, Depends(_submissions)]

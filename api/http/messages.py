@@ -1,0 +1,99 @@
+"""The English text of errors, made from their type and facts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from api.tasks.errors import (
+    DrainingError,
+    FileMissingError,
+    GpuUnavailableError,
+    JournalFailedError,
+    LowDiskSpaceError,
+    NotFailedError,
+    QueueFullError,
+    SetupFailedError,
+    StartingError,
+    StorageFullError,
+    TaskExpiredError,
+    TaskNotFoundError,
+    TooLongError,
+    UnavailableError,
+)
+from media.errors import CodedError
+
+_SHORTER = {
+    "duration": "a shorter duration",
+    "inference_steps": "fewer inference_steps",
+    "min_resolution": "a smaller min_resolution",
+}
+_MISSING_FILES = {
+    "upload": ("A file of the task is missing on the server.", "Upload the files again."),
+    "video": ("The video is missing on the server.", None),
+}
+
+
+def describe(error: CodedError) -> tuple[str, str | None]:  # noqa: PLR0911
+    """What is wrong, and what else to know or to do, for the person who made the request."""
+    match error:
+        case TaskNotFoundError():
+            return "Task not found.", "Check the task_id. Deleted tasks, and tasks that expired long ago, are unknown."
+        case TaskExpiredError():
+            return "The task has expired.", f"Finished tasks are kept for {error.retention_hours:g} hours."
+        case FileMissingError():
+            return _MISSING_FILES[error.kind]
+        case NotFailedError():
+            return "Only a failed task can be retried.", f"The task is {error.status}."
+        case TooLongError():
+            expected, hints = math.ceil(error.expected), [_SHORTER[name] for name in error.fields]
+            return (
+                f"The video would take about {expected} s to make; the time limit of a task is {error.allowed:g} s.",
+                f"Try {_either(hints)}." if hints else None,
+            )
+        case UnavailableError():
+            return headline(error), f"Try again in about {retry_after(error)} s."
+        case _:
+            return str(error), None
+
+
+def headline(error: UnavailableError) -> str:  # noqa: PLR0911
+    """Why no tasks are accepted."""
+    match error:
+        case QueueFullError():
+            return f"The queue is full: {error.waiting} tasks are waiting."
+        case StartingError():
+            return "The engine is still loading."
+        case SetupFailedError():
+            return error.reason or "The engine could not be set up."
+        case DrainingError():
+            return "The service is shutting down and accepts no new tasks."
+        case GpuUnavailableError():
+            return f"{error.reason} The service must be restarted."
+        case LowDiskSpaceError():
+            free, required = error.free / 2**20, error.required / 2**20
+            return f"Only {free:.0f} MB of disk space left; new tasks need at least {required:g} MB."
+        case StorageFullError():
+            return "No disk space left on the server."
+        case JournalFailedError():
+            reason = "" if error.reason is None else f" ({error.reason})"
+            return f"The task journal cannot be written{reason}, so new tasks are refused."
+        case _:
+            return "The service accepts no tasks at the moment."
+
+
+def retry_after(error: UnavailableError) -> int:
+    """The value of the Retry-After header: whole seconds, at least 1."""
+    return max(1, round(error.retry_after))
+
+
+def damage_notice(backup: str, recovered: int) -> str:
+    """What became of a damaged journal."""
+    return (
+        f"The task journal was damaged; a backup was kept as {backup}. Recovered tasks: {recovered}. "
+        "Any others are lost."
+    )
+
+
+def _either(words: Sequence[str]) -> str:
+    return " or ".join((", ".join(words[:-1]), words[-1]) if len(words) > 1 else words)
