@@ -1,4 +1,4 @@
-"""Videos: H.264 + AAC in an mp4 that players can start before it is all there."""
+"""Write and probe MP4 files with H.264 video and AAC audio, laid out for progressive download (fast start)."""
 
 from __future__ import annotations
 
@@ -21,20 +21,27 @@ from media.errors import EncoderError
 
 _AAC_RATES = (16000, 22050, 24000, 32000, 44100, 48000)
 _AAC_FRAME = 1024  # samples
-# Equal input, equal bytes: so a fixed number of threads, and no macroblock tree, whose fast code works on eight blocks
-# at a time and lets chance decide where a row of them (of 16 pixels) does not divide by eight. Without it, crf 22 gives
-# the quality that 20 gives with it.
+# Identical input must produce identical bytes. This requires a fixed number of threads, and rules out macroblock-tree
+# rate control: its optimized code processes eight macroblocks (16 pixels wide) at a time, and is nondeterministic if
+# their number in a row is not a multiple of eight. Without it, crf 22 gives the quality of crf 20 with it.
 _X264_OPTIONS = {"preset": "veryfast", "crf": "22", "threads": "2", "x264-params": "mbtree=0"}
 
 
 def frame_count(seconds: float, fps: int) -> int:
-    """How many frames a video of `seconds` has: it ends within half a frame of its sound."""
+    """Return the number of frames of a video of `seconds`, at least 1.
+
+    The video then ends within half a frame of its audio, unless the audio is shorter than half a frame.
+    """
     return max(1, round(seconds * fps))
 
 
 @dataclass(frozen=True, slots=True)
 class VideoInfo:
-    """What an mp4 holds; the lengths are those of its two streams in seconds."""
+    """Properties of an MP4 file.
+
+    `width` and `height` are in pixels. `video_seconds` and `audio_seconds` are the lengths of the two streams, 0 if
+    unknown.
+    """
 
     width: int
     height: int
@@ -48,11 +55,14 @@ class VideoInfo:
 
 
 def probe(path: Path) -> VideoInfo:
-    """Read the header of an mp4. Raises EncoderError when it is not a whole video with sound."""
+    """Read the header of an MP4 file.
+
+    Raises EncoderError if it is unreadable, or lacks a video or an audio stream.
+    """
     try:
         with av.open(str(path), format="mp4") as container:
             if not container.streams.video or not container.streams.audio:
-                raise EncoderError("The video lacks its picture or its sound.")
+                raise EncoderError("The encoded file lacks a video stream or an audio stream.")
             video, sound = container.streams.video[0], container.streams.audio[0]
             return VideoInfo(
                 width=video.codec_context.width,
@@ -66,22 +76,27 @@ def probe(path: Path) -> VideoInfo:
                 comment=container.metadata.get("comment", ""),
             )
     except av.FFmpegError as error:
-        raise EncoderError("The video cannot be read back.") from error
+        raise EncoderError("The encoded video is damaged and cannot be read.") from error
 
 
 def _seconds(stream: av.VideoStream | av.AudioStream) -> float:
+    """Return the length of a stream in seconds, 0 if unknown."""
     if stream.duration is None or stream.time_base is None:
         return 0.0
     return float(stream.duration * stream.time_base)
 
 
 class VideoWriter:
-    """Writes frames and the speech that goes with them; a context manager.
+    """Context manager that encodes frames and an audio file to an MP4 file.
 
-    Frames are RGB, uint8, (height, width, 3), both sides even; exactly `frame_count(seconds, fps)` of them are
-    expected. The sound is the first `seconds` of `audio`, mono, read as the frames go by. Everything goes to
-    `<path>.part`; on a clean exit the file is closed, probed and renamed to `path`, on an error it is removed.
-    Raises EncoderError, InvalidAudioError, OSError (no room on the disk).
+    Frames are RGB, uint8, (height, width, 3), with even height and width; exactly `frame_count(seconds, fps)` frames
+    are expected. The audio is the first `seconds` of `audio`, mixed to mono and read in step with the frames.
+    `comment` is stored in the metadata.
+
+    The output is written to `<path>.part`. On a clean exit, the file is closed, verified and renamed to `path`; after
+    an exception, it is deleted.
+
+    Raises EncoderError, UnsupportedMediaError, InvalidAudioError, OSError (disk full).
     """
 
     def __init__(
@@ -101,7 +116,7 @@ class VideoWriter:
         self._audio_frames = self._read_audio()
         self._next_audio = next(self._audio_frames, None)
         options = {"movflags": "+faststart", "fflags": "+bitexact"}
-        with _encoder_errors():
+        with _translate_encoder_errors():
             self._container = av.open(str(self._part), "w", format="mp4", options=options)
         self._container.metadata["comment"] = self._comment
         self._video = self._add_video()
@@ -120,11 +135,11 @@ class VideoWriter:
         return stream
 
     def write(self, frame: NDArray[np.uint8]) -> None:
-        """Add the next frame."""
+        """Encode the next frame, and the audio up to its end. Raises EncoderError, InvalidAudioError, OSError."""
         picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
         picture = picture.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)
         picture.pts, picture.time_base = self._frames, Fraction(1, self._fps)
-        with _encoder_errors():
+        with _translate_encoder_errors():
             self._container.mux(self._video.encode(picture))
         self._frames += 1
         self._write_audio(until=self._frames / self._fps)
@@ -139,12 +154,14 @@ class VideoWriter:
                 with suppress(av.FFmpegError):
                     self._container.close()
         finally:
-            self._audio_frames.close()  # and with it the speech file
+            # Closing the generator closes the audio file.
+            self._audio_frames.close()
             self._part.unlink(missing_ok=True)
 
     def _finish(self) -> None:
+        """Flush both encoders, close and verify the file, and rename it to its final name."""
         self._write_audio(until=float("inf"))
-        with _encoder_errors():
+        with _translate_encoder_errors():
             self._container.mux(self._video.encode(None))
             self._container.mux(self._sound.encode(None))
             self._container.close()
@@ -152,15 +169,29 @@ class VideoWriter:
         self._part.replace(self._path)
 
     def _check(self, info: VideoInfo) -> None:
+        """Raises EncoderError if the number of frames, the size or the length of a stream is wrong."""
         expected = frame_count(self._seconds, self._fps)
         if not self._frames == info.frames == expected:
-            raise EncoderError(f"The video has {info.frames} frames instead of {expected}.")
+            raise EncoderError(
+                "The encoded video has {frames} frames instead of {expected}.", frames=info.frames, expected=expected
+            )
         if (info.width, info.height) != self._size:
-            raise EncoderError(f"The video is {info.width}×{info.height} instead of {self._size}.")
+            raise EncoderError(
+                "The encoded video is {width}×{height} pixels instead of {expected_width}×{expected_height}.",
+                width=info.width,
+                height=info.height,
+                expected_width=self._size[0],
+                expected_height=self._size[1],
+            )
         if abs(info.video_seconds - info.audio_seconds) > max(1 / self._fps, 2 * _AAC_FRAME / self._rate):
-            raise EncoderError("The picture and the sound of the video are not of the same length.")
+            raise EncoderError(
+                "The encoded video has {video_seconds:.2f} seconds of video but {audio_seconds:.2f} seconds of audio.",
+                video_seconds=info.video_seconds,
+                audio_seconds=info.audio_seconds,
+            )
 
     def _read_audio(self) -> Generator[av.AudioFrame]:
+        """Yield the audio in frames of the AAC encoder's size: mono, float, with timestamps."""
         blocks = audio.read_blocks(
             self._source, self._rate, seconds=self._seconds, block_seconds=_AAC_FRAME / self._rate
         )
@@ -172,22 +203,25 @@ class VideoWriter:
             yield frame
 
     def _write_audio(self, *, until: float) -> None:
-        """Interleave: push the sound that starts before `until` seconds."""
+        """Encode the audio frames that start before `until` seconds, so that audio and video are interleaved."""
         while self._next_audio is not None and (self._next_audio.time or 0.0) < until:
-            with _encoder_errors():
+            with _translate_encoder_errors():
                 self._container.mux(self._sound.encode(self._next_audio))
             self._next_audio = next(self._audio_frames, None)
 
 
 def _aac_rate(native: int) -> int:
+    """Return the sample rate of the audio stream in Hz: `native` if it is in `_AAC_RATES`, else 48000."""
     return native if native in _AAC_RATES else _AAC_RATES[-1]
 
 
 @contextmanager
-def _encoder_errors() -> Iterator[None]:
+def _translate_encoder_errors() -> Iterator[None]:
+    """Re-raise FFmpeg's errors as OSError if the operating system caused them, else as EncoderError."""
     try:
         yield
     except av.FFmpegError as error:
-        if error.errno in errno.errorcode:  # the system's, such as a full disk; FFmpeg's own are far larger
+        # Error numbers of the operating system, such as disk full; FFmpeg's own are much larger.
+        if error.errno in errno.errorcode:
             raise OSError(error.errno, error.strerror) from error
         raise EncoderError("The video could not be encoded.") from error

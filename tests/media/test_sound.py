@@ -84,9 +84,12 @@ def test_a_hundred_thousand_titles_cost_no_time(tmp_path: Path) -> None:
 
 def test_millions_of_tags_or_chunks_are_refused_at_once(tmp_path: Path) -> None:
     path = tmp_path / "s"
-    for content in (id3(b"") * 2_000_000, b"RIFF\0\0\0\0WAVE" + riff(b"JUNK", b"") * 2_000_000):
+    for content, says in (
+        (id3(b"") * 2_000_000, "more than 10000 ID3 tags"),
+        (b"RIFF\0\0\0\0WAVE" + riff(b"JUNK", b"") * 2_000_000, "chunk was not found"),
+    ):
         path.write_bytes(content)
-        with at_most(2), pytest.raises(InvalidAudioError):
+        with at_most(2), pytest.raises(InvalidAudioError, match=says):
             audio.probe(path)
 
 
@@ -158,10 +161,10 @@ def test_a_long_wav_has_its_length_in_a_chunk_of_its_own(tmp_path: Path) -> None
     assert audio.probe(path).seconds == pytest.approx(4)
     too_long = content[12:40] + unknown + content[44:]
     path.write_bytes(path.read_bytes()[:-64000])
-    with pytest.raises(InvalidAudioError, match=r"declares 4\.0 seconds and holds 2\.0"):
+    with pytest.raises(InvalidAudioError, match=r"declares 4\.0 seconds but contains 2\.0"):
         audio.probe(path)
     path.write_bytes(b"RF64" + unknown + b"WAVE" + riff(b"ds64", b"\xff" * 28) + too_long)
-    with pytest.raises(InvalidAudioError, match="cut short"):
+    with pytest.raises(InvalidAudioError, match="truncated"):
         audio.probe(path)
 
 
@@ -186,7 +189,7 @@ def test_only_pcm_in_wav(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[20:22] = struct.pack("<H", 0x0055)  # MP3 inside the WAV
     path.write_bytes(content)
-    with pytest.raises(InvalidAudioError):
+    with pytest.raises(InvalidAudioError, match="only uncompressed PCM is supported"):
         audio.probe(path)
 
 
@@ -195,5 +198,5 @@ def test_a_wav_without_its_format_or_its_data(tmp_path: Path, at: int) -> None:
     path = write_wav(tmp_path / "s", tone(1, 16000), 16000)
     content = path.read_bytes()
     path.write_bytes(content[:at] + b"gone" + content[at + 4 :])
-    with pytest.raises(InvalidAudioError, match="lacks the description of its sound, or the sound"):
+    with pytest.raises(InvalidAudioError, match="chunk was not found"):
         audio.probe(path)

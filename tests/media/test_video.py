@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -113,6 +115,25 @@ def test_missing_frames_are_noticed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [sound]
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"frames": 24}, "24 frames instead of 25"),
+        ({"width": 98}, "98×64 pixels instead of 96×64"),
+        ({"audio_seconds": 0.5}, "1.00 seconds of video but 0.50 seconds of audio"),
+    ],
+)
+def test_verification_error_states_both_values(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, changes: dict[str, Any], says: str
+) -> None:
+    probe = video.probe
+    monkeypatch.setattr(video, "probe", lambda path: replace(probe(path), **changes))
+    sound = write_wav(tmp_path / "s", tone(1, 16000), 16000)
+    with pytest.raises(EncoderError, match=says):
+        write(tmp_path / "v.mp4", sound, seconds=1, fps=25)
+    assert list(tmp_path.iterdir()) == [sound]
+
+
 def test_the_file_appears_only_when_whole(tmp_path: Path) -> None:
     sound = write_wav(tmp_path / "s", tone(1, 16000), 16000)
     path = tmp_path / "v.mp4"
@@ -123,8 +144,21 @@ def test_the_file_appears_only_when_whole(tmp_path: Path) -> None:
     assert path.exists()
 
 
+def silent(directory: Path) -> Path:
+    """An mp4 without an audio stream."""
+    path = directory / "silent.mp4"
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(RED, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
 def test_what_is_no_video_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "v.mp4"
     path.write_bytes(b"not a video" * 100)
-    with pytest.raises(EncoderError):
+    with pytest.raises(EncoderError, match="damaged"):
         video.probe(path)
+    with pytest.raises(EncoderError, match="lacks a video stream or an audio stream"):
+        video.probe(silent(tmp_path))
