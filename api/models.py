@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -24,7 +24,7 @@ from api.records import Task, TaskErrorCode, TaskReport, TaskStatus
 from engines.base import Emotion, Stage, SynthesisParams
 
 VERSION = "0.1.0"
-_ENCODED_TASKS = 32
+_ENCODED_RECORDS = 256
 
 
 class StartForm(BaseModel):
@@ -211,7 +211,7 @@ def task_view(report: TaskReport) -> TaskView:
         updated_at=_utc(task.updated_at),
         stage=task.stage,
         queue_position=report.queue_position,
-        eta_seconds=None if report.eta_seconds is None else round(report.eta_seconds, 1),
+        eta_seconds=_tenths(report.eta_seconds),
         started_at=None if task.started_at is None else _utc(task.started_at),
         completed_at=None if task.completed_at is None else _utc(task.completed_at),
         expires_at=None if task.expires_at is None else _utc(task.expires_at),
@@ -224,30 +224,30 @@ def task_view(report: TaskReport) -> TaskView:
 
 
 class StatusEncoder:
-    """Encodes the body of a status once per state of a task; polls and events share it.
+    """Encodes the body of a status once per record, queue position and ETA; polls and events share it.
 
-    Keeps the latest body of each of the last `_ENCODED_TASKS` tasks. For one event loop.
+    Keeps the bodies of the latest `_ENCODED_RECORDS` records, while those exist. For one event loop.
     """
 
     def __init__(self) -> None:
-        self._bodies: dict[str, tuple[TaskReport, bytes]] = {}
+        self._bodies: WeakKeyDictionary[Task, tuple[int | None, float | None, bytes]] = WeakKeyDictionary()
 
     def __call__(self, report: TaskReport) -> bytes:
         """The JSON of `task_view(report)`."""
-        report = replace(report, eta_seconds=None if report.eta_seconds is None else round(report.eta_seconds, 1))
-        known = self._bodies.pop(report.task.id, None)
-        if known is None or not _same(known[0], report):
-            known = report, task_view(report).model_dump_json().encode()
-            if len(self._bodies) >= _ENCODED_TASKS:
-                del self._bodies[next(iter(self._bodies))]
-        self._bodies[report.task.id] = known
-        return known[1]
+        position, eta = report.queue_position, _tenths(report.eta_seconds)
+        known = self._bodies.get(report.task)
+        if known is not None and known[:2] == (position, eta):
+            return known[2]
+        body = task_view(report).model_dump_json().encode()
+        self._bodies[report.task] = position, eta, body
+        if len(self._bodies) > _ENCODED_RECORDS:
+            # The oldest.
+            del self._bodies[next(self._bodies.keys())]
+        return body
 
 
-def _same(one: TaskReport, other: TaskReport) -> bool:
-    return (
-        one.task is other.task and one.queue_position == other.queue_position and one.eta_seconds == other.eta_seconds
-    )
+def _tenths(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
 
 
 def manifest(task: Task) -> Manifest:

@@ -102,7 +102,7 @@ class Result:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Task:
     """One request and its progress. Records are immutable: each transition returns a new one.
 
