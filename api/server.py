@@ -84,12 +84,14 @@ def create_app(
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
+        # OpenTelemetry is not configured; looking for it with every request is not free.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.service = service
     app.state.submissions = Submissions(service)
     app.state.status_body = status_body
     # In order of traffic, as routes are matched in order.
-    for router in (synthesis.router, tasks.router, events.router, health.router, docs.router):
+    for router in (synthesis.polling, synthesis.router, tasks.router, events.router, health.router, docs.router):
         app.include_router(router)
     app.mount(docs.ASSETS, docs.assets)
     for error in (ApiError, CodedError, HTTPException, RequestValidationError):

@@ -7,7 +7,6 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from api.http.submission import Submissions
-from api.models import StatusEncoder
 from api.service import Service
 
 
@@ -21,11 +20,5 @@ async def _submissions(request: Request) -> Submissions:
     return submissions
 
 
-async def _status_body(request: Request) -> StatusEncoder:
-    status_body: StatusEncoder = request.app.state.status_body
-    return status_body
-
-
-StatusBodyDep = Annotated[StatusEncoder, Depends(_status_body)]
 ServiceDep = Annotated[Service, Depends(_service)]
 SubmissionsDep = Annotated[Submissions, Depends(_submissions)]

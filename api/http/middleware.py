@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import re
 import time
-import uuid
 from collections.abc import Callable
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -29,13 +29,15 @@ class RequestLog:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
+        # Not a UUID: reading the operating system's randomness costs as much as a middleware layer.
+        self._random = random.Random()  # noqa: S311
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = given if _REQUEST_ID.fullmatch(given) else f"{self._random.getrandbits(128):032x}"
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
         started = time.perf_counter()
@@ -44,7 +46,7 @@ class RequestLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
 
         try:
@@ -77,11 +79,12 @@ class ErrorShape:
             nonlocal started, plain
             if message["type"] == "http.response.start":
                 started = True
-                headers = Headers(scope=message)
-                if message["status"] >= 400 and not headers.get("content-type", "").startswith("application/json"):
-                    kept = {name: headers[name] for name in ("allow", "content-range") if name in headers}
-                    plain = message["status"], kept, bytearray()
-                    return
+                if message["status"] >= 400:
+                    headers = Headers(scope=message)
+                    if not headers.get("content-type", "").startswith("application/json"):
+                        kept = {name: headers[name] for name in ("allow", "content-range") if name in headers}
+                        plain = message["status"], kept, bytearray()
+                        return
             if plain is None:
                 await send(message)
                 return

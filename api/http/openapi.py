@@ -154,6 +154,8 @@ def install(app: FastAPI, settings: Settings) -> None:
             _add_links(schema)
             _add_request_ids(schema)
             _drop_unused(schema)
+            # In the order of use, not in the order in which routes are matched.
+            schema["paths"] = {_START: schema["paths"].pop(_START), **schema["paths"]}
             for name, example in examples.BY_SCHEMA.items():
                 schema["components"]["schemas"][name]["example"] = example
             app.openapi_schema = schema

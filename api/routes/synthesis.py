@@ -9,10 +9,11 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
-from api.http.dependencies import ServiceDep, StatusBodyDep, SubmissionsDep
+from api.http.dependencies import ServiceDep, SubmissionsDep
 from api.http.errors import ApiError
 from api.http.idempotency import REPLAYED
 from api.http.openapi import accepted_response, error_responses, video_responses
+from api.http.plain_route import PlainRoute
 from api.models import TaskAccepted, TaskView
 from api.records import Task
 from api.service import Service
@@ -23,6 +24,7 @@ PREFIX = "/api/v1/synthesis"
 _RANGE = re.compile(r"bytes=\s*(\d+-\d*|-\d+)(\s*,\s*(\d+-\d*|-\d+))*\s*")
 
 router = APIRouter(prefix=PREFIX, tags=["synthesis"])
+polling = APIRouter(prefix=PREFIX, tags=["synthesis"], route_class=PlainRoute)
 
 
 @router.post(
@@ -45,18 +47,19 @@ async def start(request: Request, response: Response, submissions: SubmissionsDe
     return accepted(task, response)
 
 
-@router.head("/{task_id}/status", include_in_schema=False)
-@router.get(
+@polling.head("/{task_id}/status", include_in_schema=False)
+@polling.get(
     "/{task_id}/status",
     response_model=TaskView,
     summary="How far a task is",
     response_description="The task.",
     responses=error_responses(404, 410, 500),
 )
-async def status(task_id: str, service: ServiceDep, status_body: StatusBodyDep) -> Response:
+async def status(task_id: str, request: Request) -> Response:
     """Poll until `status` is COMPLETED or FAILED; or listen to `events`."""
-    report = service.task_manager.get(task_id)
-    return Response(status_body(report), media_type="application/json")
+    state = request.app.state
+    report = state.service.task_manager.get(task_id)
+    return Response(state.status_body(report), media_type="application/json")
 
 
 @router.get(
