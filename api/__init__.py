@@ -1,1 +1,3 @@
-"""The HTTP service: receives, validates, queues and answers."""
+"""The REST service: see doc/architecture.md for its layers."""
+
+VERSION = "0.1.0"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from api import VERSION
 from api.device import Device
 from api.engine import ServiceState
 from api.fields import (
@@ -22,9 +22,6 @@ from api.fields import (
 )
 from api.records import Task, TaskErrorCode, TaskReport, TaskStatus
 from engines.base import Emotion, Stage, SynthesisParams
-
-VERSION = "0.1.0"
-_ENCODED_RECORDS = 256
 
 
 class StartForm(BaseModel):
@@ -211,7 +208,7 @@ def task_view(report: TaskReport) -> TaskView:
         updated_at=_utc(task.updated_at),
         stage=task.stage,
         queue_position=report.queue_position,
-        eta_seconds=_tenths(report.eta_seconds),
+        eta_seconds=tenths(report.eta_seconds),
         started_at=None if task.started_at is None else _utc(task.started_at),
         completed_at=None if task.completed_at is None else _utc(task.completed_at),
         expires_at=None if task.expires_at is None else _utc(task.expires_at),
@@ -223,30 +220,8 @@ def task_view(report: TaskReport) -> TaskView:
     )
 
 
-class StatusEncoder:
-    """Encodes the body of a status once per record, queue position and ETA; polls and events share it.
-
-    Keeps the bodies of the latest `_ENCODED_RECORDS` records, while those exist. For one event loop.
-    """
-
-    def __init__(self) -> None:
-        self._bodies: WeakKeyDictionary[Task, tuple[int | None, float | None, bytes]] = WeakKeyDictionary()
-
-    def __call__(self, report: TaskReport) -> bytes:
-        """The JSON of `task_view(report)`."""
-        position, eta = report.queue_position, _tenths(report.eta_seconds)
-        known = self._bodies.get(report.task)
-        if known is not None and known[:2] == (position, eta):
-            return known[2]
-        body = task_view(report).model_dump_json().encode()
-        self._bodies[report.task] = position, eta, body
-        if len(self._bodies) > _ENCODED_RECORDS:
-            # The oldest.
-            del self._bodies[next(self._bodies.keys())]
-        return body
-
-
-def _tenths(seconds: float | None) -> float | None:
+def tenths(seconds: float | None) -> float | None:
+    """Seconds as clients see them."""
     return None if seconds is None else round(seconds, 1)
 
 

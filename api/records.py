@@ -6,11 +6,10 @@ see `api/storage/database.py` before changing one.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Self
 
-from api.utils import sha256_json
 from engines.base import Engine, FaceBox, Stage, SynthesisParams
 
 
@@ -72,12 +71,6 @@ class Submission:
     request_id: str = ""
     idempotency: Idempotency | None = None
 
-    def key(self, engine: Engine) -> str:
-        """A key that is equal for requests that produce the same video with this engine."""
-        return sha256_json(
-            [self.image, self.audio, engine.name, engine.version, engine.checkpoint, asdict(self.params)]
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class EngineIdentity:
@@ -108,7 +101,7 @@ class Task:
 
     All times are Unix times in seconds.
     position: in the order of acceptance, over all tasks.
-    key: see `Submission.key`.
+    key: equal for tasks that produce the same video, see `result_key`.
     maker: the engine that accepted the task or, once it has started, that runs it.
     accepted_position: place in the queue when the task was accepted, 1 is next.
     attempt: number of times the task was started.

@@ -29,15 +29,16 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
+from api import VERSION
 from api.engine import Choice, choose_engine
 from api.http import openapi
 from api.http.errors import ApiError, respond
 from api.http.middleware import DrainBody, ErrorShape, RequestLog
 from api.http.protocol import bounded_protocol
 from api.http.sse import EventEncoder
+from api.http.status import StatusEncoder
 from api.http.submission import Submissions
 from api.logs import configure_logging
-from api.models import VERSION, StatusEncoder
 from api.options import settings_from
 from api.routes import docs, events, health, synthesis, tasks
 from api.service import Service, disk_free_bytes

@@ -20,7 +20,7 @@ from api.tasks.errors import (
     TaskNotFoundError,
     TooLongError,
 )
-from api.tasks.registry import TaskRegistry
+from api.tasks.registry import TaskRegistry, result_key
 from api.tasks.scheduler import Scheduler
 from engines.base import Engine
 
@@ -218,7 +218,7 @@ class TaskManager:
     def _accept(self, submission: Submission, maker: EngineIdentity) -> TaskReport:
         engine = self._engine()
         estimate = engine.estimate(submission.params, submission.seconds, submission.size)
-        key = submission.key(engine)
+        key = result_key(submission, engine)
         with self.lock:
             self.check_open()
             # A video that exists already takes no time.

@@ -16,6 +16,7 @@ from api.storage.database import FILE_NAME
 from api.storage.files import FileStore
 from api.storage.journal import Journal
 from api.tasks.errors import TaskError
+from api.tasks.registry import result_key
 from engines.base import Stage
 from tests.stepped import SteppedEngine
 from tests.task_model import Model, ModelTask
@@ -45,7 +46,7 @@ def _check_answers(process: Process, model: Model, witness: Witness) -> None:
         witness.see(report.task)
         assert facts(report.task) == model_facts(task)
         assert task.progress is None or report.task.progress == pytest.approx(task.progress)
-        assert report.task.key == submission_of(task.asked, None).key(SteppedEngine(task.made_with))
+        assert report.task.key == result_key(submission_of(task.asked, None), SteppedEngine(task.made_with))
         waiting = [waiting.id for waiting in model.waiting]
         assert report.queue_position == (waiting.index(task_id) + 1 if task_id in waiting else None)
         assert (report.eta_seconds is None) == task.ended

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from api.http.sse import EventEncoder, event_stream
-from api.models import StatusEncoder, task_view
+from api.http.status import StatusEncoder
+from api.models import task_view
 from api.records import Result, TaskErrorCode, TaskReport
 from api.tasks.errors import TaskNotFoundError
 from api.tasks.events import ENDED, HISTORY, Channel, Event, EventHub

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from api import VERSION
 from api.engine import ServiceState
 from api.http.dependencies import ServiceDep
 from api.http.messages import damage_notice, headline
 from api.http.openapi import error_responses
-from api.models import VERSION, Health, Probe, QueueView
+from api.models import Health, Probe, QueueView
 from api.service import Service
 
 router = APIRouter(prefix="/api/health", tags=["health"])

@@ -5,15 +5,31 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol
 
-from api.records import Result, Task, TaskReport
+from api.records import Result, Submission, Task, TaskReport
 from api.storage.files import FileStore
 from api.storage.journal import Journal
 from api.storage.workspaces import Workspaces
 from api.tasks.queue import TaskQueue
-from engines.base import SynthesisJob
+from api.utils import sha256_json
+from engines.base import Engine, SynthesisJob
+
+
+def result_key(submission: Submission, engine: Engine) -> str:
+    """A key that is equal for submissions that produce the same video with this engine."""
+    return sha256_json(
+        [
+            submission.image,
+            submission.audio,
+            engine.name,
+            engine.version,
+            engine.checkpoint,
+            asdict(submission.params),
+        ]
+    )
 
 
 class TaskListener(Protocol):

@@ -15,7 +15,7 @@ from api.records import EngineIdentity, Result, Task, TaskErrorCode, TaskStatus
 from api.settings import TaskSettings
 from api.tasks.attempt import Attempt, Failure, explain
 from api.tasks.errors import DrainingError, GpuUnavailableError, UnavailableError
-from api.tasks.registry import TaskRegistry
+from api.tasks.registry import TaskRegistry, result_key
 from engines.base import Engine, Stage
 from media import image
 
@@ -121,7 +121,7 @@ class Scheduler:
             except Exception as error:
                 self._fail(task, explain(error, task.id))
                 continue
-            estimated = replace(task, key=submission.key(engine), estimate_seconds=estimate.seconds)
+            estimated = replace(task, key=result_key(submission, engine), estimate_seconds=estimate.seconds)
             if estimated != task:
                 self._registry.update(estimated)
         self.dispatch()

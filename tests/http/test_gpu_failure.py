@@ -52,7 +52,9 @@ def test_a_broken_gpu_is_told_everywhere(tmp_path: Path, wav: bytes) -> None:
         assert body["reason"].startswith(FAILURE)
         assert client.http.get("/api/health/live").json()["state"] == "gpu_failed"
         check_error(client.http.get("/api/health/ready"), 503, "gpu_failed")
-        assert check_error(client.start(seed=4), 503, "gpu_failed")["error"] == FAILURE
+        assert (
+            check_error(client.start(seed=4), 503, "gpu_failed")["error"] == f"{FAILURE} The service must be restarted."
+        )
         check_error(client.http.get(first.json()["download_url"]), 409, "gpu_failed")
         assert client.http.get(before.json()["download_url"]).status_code == 200
 
@@ -84,7 +86,7 @@ def test_the_process_ends_by_itself_after_its_clients_have_read_how(tmp_path: Pa
         assert service.wait(30) == 8
     log = (tmp_path / "api.log").read_text()
     assert f"failed: gpu_failed: {FAILURE}" in log
-    assert "has to be started again" in log
+    assert "Exiting after a GPU failure" in log
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

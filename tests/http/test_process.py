@@ -170,7 +170,7 @@ def test_auto_takes_no_hours_on_a_cpu_though_the_checkpoints_are_there(tmp_path:
         wait_for(lambda: client.get("/api/health").json()["state"] == "ready")
         health = client.get("/api/health").json()
         assert health["engine"] == "preview"
-        assert "On a CPU DICE-Talk takes hours" in health["reason"]
+        assert "DICE-Talk takes hours per video on a CPU" in health["reason"]
 
 
 def run(tmp_path: Path, *arguments: str, **settings: object) -> subprocess.CompletedProcess[str]:

@@ -122,7 +122,7 @@ def test_a_running_task_is_cancelled_at_its_next_step(client: Client) -> None:
     runs, equal = started(client), started(client)
     client.engine.wait_begun()
     answer = client.http.post(f"{TASKS}/{runs}/cancel").json()
-    assert answer["status"] == "FAILED" or answer["message"] == "Being cancelled."
+    assert answer["status"] == "FAILED" or answer["message"] == "Cancelling."
     assert ended(client, runs)["error_code"] == "cancelled"
     client.engine.wait_begun()  # whoever waited for its video makes it
     client.engine.go_on()
@@ -287,8 +287,8 @@ def test_all_of_it_after_a_restart(tmp_path: Path, wav: bytes) -> None:
         assert client.http.get(f"{TASKS}/{done}/manifest").json() == manifest
         assert client.http.get(f"{TASKS}/{done}/download").headers["etag"] == f'"{manifest["output"]["sha256"]}"'
         check_error(client.http.get(f"{TASKS}/{deleted}/status"), 404, "task_not_found")
-        assert status(client, waits)["message"] == "Waiting, number 2 in the queue."
-        assert status(client, interrupted)["message"] == "Waiting to run again, number 1 in the queue."
+        assert status(client, waits)["message"] == "Queued, position 2."
+        assert status(client, interrupted)["message"] == "Queued to run again, position 1."
         engine.loading.set()
         assert [ended(client, task_id)["attempt"] for task_id in (interrupted, waits)] == [2, 1]
         assert [task["task_id"] for task in page(client)["data"]] == [waits, interrupted, done, failed]
