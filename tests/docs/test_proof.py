@@ -1,4 +1,4 @@
-"""The page on the architecture lists what was broken on purpose; the tests that it names are there."""
+"""The page on testing lists what was broken on purpose; the tests that it names are there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.process import ROOT
 
 
 def test_the_tests_that_caught_something_are_there() -> None:
-    rows = table("doc/architecture.md", column=1, has="test_logs.py").rows
+    rows = table("doc/testing.md", column=1, has="test_logs.py").rows
     assert len(rows) >= 15
     for _, caught_by in rows:
         file, name = words(caught_by)
