@@ -390,7 +390,7 @@ def test_a_damaged_file_is_set_aside_and_said(
         assert opened.load() == ([], {})
         opened.add(pending(2))
     assert aside.read_bytes() == bad
-    message = f"The task journal was damaged ({reason}). Recovered 0 tasks; backup: {aside.name}"
+    message = f"The task journal was damaged ({reason}). Recovered tasks: 0; backup: {aside.name}"
     assert caplog.record_tuples == [(LOGGER, logging.ERROR, message)]
     assert written(tmp_path)[0] == [pending(2)]
 

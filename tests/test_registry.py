@@ -362,4 +362,4 @@ def test_job_has_what_the_task_says_and_a_workspace_of_its_own(world: World) -> 
             attempt=2,
             workspace=workspace,
         )
-    assert not workspace.exists()
+    assert not workspace.parent.exists()

@@ -37,7 +37,7 @@ def replace(path: Path, reason: Exception) -> Damage:
     database.create(_new_file(path), tasks, tombstones.items())
     # Logged before the swap: after it, the next start would find nothing to report.
     logger.error(
-        "The task journal was damaged (%s). Recovered %d tasks; backup: %s",
+        "The task journal was damaged (%s). Recovered tasks: %d; backup: %s",
         textwrap.shorten(str(reason), 200), len(tasks), backup.name,
     )  # fmt: skip
     _swap(path)

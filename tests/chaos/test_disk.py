@@ -83,7 +83,7 @@ def test_with_little_room_nothing_new_is_taken_until_somebody_makes_room(tmp_pat
         assert refused(server)
         health = server.client.get("/api/health").json()
         assert health["status"] == "unhealthy"
-        assert "takes new tasks only with 8 MB" in health["reason"]
+        assert "new tasks need at least 8 MB" in health["reason"]
         ledger.download(large)  # all else goes on
 
         ledger.delete(large)
