@@ -58,7 +58,7 @@ def test_stalled_uploads_do_not_slow_health(shared: Client) -> None:
         beside = health_latency(shared)
         assert parts(shared) == STALLED
         assert shared.finish(shared.start())["status"] == "COMPLETED"  # and others' uploads get through
-    assert beside < 5 * alone + 0.01
+    assert beside < 10 * alone + 0.1
     wait_for(lambda: parts(shared) == 0)
 
 
