@@ -39,7 +39,7 @@ from api.fields import ExpandRatio, FramesPerSecond, GuidanceScale, InferenceSte
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_CONFIG = PROJECT_ROOT / "config" / "api_config.yaml"
 ENV_PREFIX = "DICE_TALK_"
-# Read by start_server.sh and test_api.py only; not settings of the service.
+# Not settings: read by the command line, start_server.sh and test_api.py.
 OTHER_VARIABLES = {
     f"{ENV_PREFIX}{name}" for name in ("CONFIG", "VENV", "PYTHON", "START_TIMEOUT", "STOP_TIMEOUT", "URL")
 }
