@@ -31,7 +31,7 @@ from starlette.middleware.cors import CORSMiddleware
 from api.engine import Choice, choose_engine
 from api.http import openapi
 from api.http.errors import ApiError, respond
-from api.http.middleware import DrainBody, ErrorShape, RequestLog
+from api.http.middleware import DrainBody, ErrorEnvelope, RequestLog
 from api.http.protocol import bounded_protocol
 from api.logs import configure_logging
 from api.models import VERSION
@@ -83,10 +83,10 @@ def create_app(
     for error in (ApiError, HTTPException, RequestValidationError, MediaError, EngineError):
         app.add_exception_handler(error, respond)
     openapi.install(app, settings)
-    # Starlette puts the last one added outermost. ErrorShape stands on both sides of CORS: inside, so that errors
+    # Starlette puts the last one added outermost. ErrorEnvelope is on both sides of CORS: inside, so that errors
     # get CORS headers too, and outside, for CORS's own refusals.
     app.add_middleware(DrainBody)
-    app.add_middleware(ErrorShape)
+    app.add_middleware(ErrorEnvelope)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=settings.security.cors_origins,
@@ -103,7 +103,7 @@ def create_app(
             "Content-Range",
         ],
     )
-    app.add_middleware(ErrorShape)
+    app.add_middleware(ErrorEnvelope)
     app.add_middleware(RequestLog)
     return app
 
