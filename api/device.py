@@ -1,4 +1,4 @@
-"""Name and memory of the GPU, from NVIDIA's management library (NVML); no CUDA context is created."""
+"""GPU name and memory from NVIDIA's management library (NVML), without creating a CUDA context."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Device:
 
 
 class DeviceMonitor:
-    """Reports the GPU that CUDA numbers `device_id`. Where there is no driver or no such GPU, it reports none."""
+    """Reads the GPU with the CUDA index `device_id`. A negative index, a missing driver or GPU gives no readings."""
 
     def __init__(self, device_id: int) -> None:
         self._handle = None
@@ -32,7 +32,7 @@ class DeviceMonitor:
             self._handle = None
 
     def read(self) -> Device | None:
-        """Name and memory now."""
+        """Return the name and current memory usage in bytes, or None if the GPU cannot be read."""
         if self._handle is None:
             return None
         try:
@@ -48,9 +48,9 @@ class DeviceMonitor:
 
 
 def _handle(device_id: int) -> Any:
-    """NVML's own for what CUDA, which sees only the GPUs of CUDA_VISIBLE_DEVICES, counts as `device_id`.
+    """Return the NVML handle of CUDA device `device_id`, None if CUDA_VISIBLE_DEVICES hides it. Raises NVMLError.
 
-    NVML counts by PCI slot; among unequal cards CUDA does so with CUDA_DEVICE_ORDER=PCI_BUS_ID.
+    NVML numbers GPUs by PCI slot. With different GPU models CUDA does so only with CUDA_DEVICE_ORDER=PCI_BUS_ID.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:

@@ -1,4 +1,4 @@
-"""Types and ranges of the synthesis parameters, the same for form fields and for their defaults in the settings."""
+"""Types and ranges of the synthesis parameters, shared by the form fields and their defaults in the settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 def _plain(value: object) -> object:
-    """Refuse what Python would read as a number and a person would not: `2_5`, or digits of other scripts."""
+    """Reject what Python would read as a number and a person would not: `2_5`, or digits of other scripts."""
     if isinstance(value, str) and not _NUMBER.fullmatch(value):
         raise PydanticCustomError("plain_number", "Input should be a plain number, such as 25 or 0.5")
     return value

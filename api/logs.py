@@ -1,4 +1,4 @@
-"""The service's log: to the terminal and to a rotating file."""
+"""Logging setup: standard error and a rotating file."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from api.settings import Settings, used_as
 
 
 def configure_logging(settings: Settings) -> None:
-    """Set up the loggers of this process; call once, at its start. Raises SettingsError (no such file can be)."""
+    """Configure the loggers; call once at startup. Raises SettingsError if the log file cannot be opened."""
     options = settings.logging
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if options.file is not None:
-        size = max(1, round(options.max_mb * 2**20))  # 0 would mean: never rotated
+        # RotatingFileHandler never rotates with maxBytes=0.
+        size = max(1, round(options.max_mb * 2**20))
         with used_as("logging.file"):
             options.file.parent.mkdir(parents=True, exist_ok=True)
             handlers.append(
                 RotatingFileHandler(options.file, maxBytes=size, backupCount=options.backups, encoding="utf-8")
             )
-    # Of libraries, warnings are enough.
+    # Libraries log warnings and errors only.
     others = max(logging.WARNING, logging.getLevelNamesMapping()[options.level])
     logging.basicConfig(level=others, format=options.format, handlers=handlers, force=True)
     for name in ("api", "engines", "media"):
         logging.getLogger(name).setLevel(options.level)
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # what is wrong with a form is in the answer
+    # Malformed forms are reported in the response; the parser's warnings would repeat that.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     logging.getLogger("uvicorn").setLevel(settings.server.log_level)

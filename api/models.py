@@ -1,4 +1,4 @@
-"""The bodies of requests and responses: the HTTP contract. Fields may be added, never changed."""
+"""Request and response models of the HTTP API. Fields may be added, but never changed or removed."""
 
 from __future__ import annotations
 
@@ -25,69 +25,69 @@ from engines.base import Emotion, Stage, SynthesisParams
 
 
 class StartForm(BaseModel):
-    """The text fields of `start`; the defaults of those that may be left out come from the settings."""
+    """Form fields of a new task. The defaults of most optional fields come from the settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    emotion: Emotion = Field(description="How the person feels.", examples=["happy"])
-    ref_scale: GuidanceScale = Field(description="Identity guidance: how closely to keep to the portrait.")
-    emo_scale: GuidanceScale = Field(description="Audio and emotion guidance: how strongly to act.")
-    crop: bool = Field(False, description="Crop to a square around the face, with the margin `expand_ratio`.")
-    inference_steps: InferenceSteps = Field(description="Denoising steps: more are slower and finer.")
-    duration: Seconds | None = Field(None, description="Use only the first seconds of the audio; default: all of it.")
+    emotion: Emotion = Field(description="Emotion to express.", examples=["happy"])
+    ref_scale: GuidanceScale = Field(description="Identity guidance: higher values stay closer to the portrait.")
+    emo_scale: GuidanceScale = Field(description="Audio and emotion guidance: higher values give stronger expressions.")
+    crop: bool = Field(False, description="Crop to a square around the face with the margin `expand_ratio`.")
+    inference_steps: InferenceSteps = Field(description="Denoising steps: more give finer results but take longer.")
+    duration: Seconds | None = Field(None, description="Seconds of audio to use, from its start; default: all.")
     fps: FramesPerSecond = Field(description="Frames per second of the video.")
-    seed: Seed = Field(description="Equal input and equal seed give an equal video.")
-    dynamic_scale: DynamicScale = Field(1.0, description="Motion of the head; 1 is natural.")
+    seed: Seed = Field(description="Random seed: the same inputs and seed give the same video.")
+    dynamic_scale: DynamicScale = Field(1.0, description="Amount of head motion; 1 is natural.")
     min_resolution: Resolution = Field(description="Short side of the video in pixels.")
-    expand_ratio: ExpandRatio = Field(description="Margin around the face when cropping, in face sizes.")
+    expand_ratio: ExpandRatio = Field(description="Margin around the face when cropping, relative to the face size.")
 
     def params(self) -> SynthesisParams:
-        """The same values as the engines take them."""
+        """Convert to the parameters of an engine job."""
         return SynthesisParams(**dict(self))
 
 
 class TaskAccepted(BaseModel):
-    """202: the task waits for its turn."""
+    """An accepted task."""
 
     task_id: str
     status: Literal["PENDING"] = "PENDING"
     message: str
     status_url: str
     download_url: str
-    queue_position: int = Field(description="1 is next.")
-    warnings: list[str] = Field(description="What the client should know, such as fields the engine cannot honour.")
+    queue_position: int = Field(description="Position in the queue; 1 is next.")
+    warnings: list[str] = Field(description="Warnings, such as fields that the engine ignores.")
 
 
 class TaskView(BaseModel):
-    """A task as its client sees it."""
+    """The current state of a task."""
 
     task_id: str
     status: TaskStatus
-    progress: float = Field(ge=0, le=1, description="0 to 1, never falls within an attempt; exactly 1 when COMPLETED.")
+    progress: float = Field(ge=0, le=1, description="0 to 1; never decreases within an attempt; 1 if COMPLETED.")
     message: str
     created_at: datetime
     updated_at: datetime
     stage: Stage
-    queue_position: int | None = Field(description="1 is next; null when the task no longer waits.")
-    eta_seconds: float | None = Field(description="Until the video is ready; null when the task has ended.")
+    queue_position: int | None = Field(description="Position in the queue, 1 is next; null if not queued.")
+    eta_seconds: float | None = Field(description="Estimated seconds until the video is ready; null once ended.")
     started_at: datetime | None
     completed_at: datetime | None
-    expires_at: datetime | None = Field(description="When the task and its video are removed.")
-    error_code: TaskErrorCode | None = Field(description="Why the task FAILED.")
-    attempt: int = Field(description="How often the task was begun; 2 when it was interrupted once.")
+    expires_at: datetime | None = Field(description="When the task and its video are deleted.")
+    error_code: TaskErrorCode | None = Field(description="Why the task failed; null unless FAILED.")
+    attempt: int = Field(description="Number of attempts started; 2 after one interruption.")
     parameters: SynthesisParams
     engine: str = Field(examples=["preview"])
     warnings: list[str]
 
 
 class TaskQuery(BaseModel):
-    """Which tasks to list. A parameter that is left empty counts as left out."""
+    """Filter and pagination of the task list. Empty parameters count as omitted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    status: TaskStatus | None = Field(None, description="Only tasks with this status.")
-    limit: int = Field(20, ge=1, le=100, description="At most so many.")
-    after: str | None = Field(None, description="Only tasks older than this one: the `last_id` of the page before.")
+    status: TaskStatus | None = Field(None, description="Return only tasks with this status.")
+    limit: int = Field(20, ge=1, le=100, description="Page size.")
+    after: str | None = Field(None, description="Return only older tasks; pass the `last_id` of the previous page.")
 
     @model_validator(mode="before")
     @classmethod
@@ -96,69 +96,69 @@ class TaskQuery(BaseModel):
 
 
 class TaskList(BaseModel):
-    """Tasks, the newest first."""
+    """A page of tasks, newest first."""
 
     data: list[TaskView]
-    has_more: bool = Field(description="Whether there are older ones: ask for them with `after=last_id`.")
-    first_id: str | None = Field(description="The first of `data`; null where there is none.")
-    last_id: str | None = Field(description="The last of `data`; null where there is none.")
+    has_more: bool = Field(description="Whether there are older tasks; get them with `after=last_id`.")
+    first_id: str | None = Field(description="Id of the first task in `data`; null if it is empty.")
+    last_id: str | None = Field(description="Id of the last task in `data`; null if it is empty.")
 
 
 class ManifestInput(BaseModel):
-    """A file that was sent."""
+    """An uploaded file."""
 
-    sha256: str = Field(description="Of its bytes, as they were sent.")
+    sha256: str = Field(description="SHA-256 of the uploaded bytes.")
 
 
 class ManifestInputs(BaseModel):
-    """What was sent."""
+    """The uploaded files."""
 
     image: ManifestInput
     audio: ManifestInput
 
 
 class ManifestEngine(BaseModel):
-    """What made the video, or will."""
+    """The engine that generates the video."""
 
     name: str = Field(examples=["preview"])
     version: str
-    checkpoint: str = Field(description="Changes with any of the model files: SHA-256 over all of them.")
+    checkpoint: str = Field(description="SHA-256 over all model files; changes with any of them.")
 
 
 class ManifestTimings(BaseModel):
-    """When what happened."""
+    """Timestamps and durations."""
 
     created_at: datetime
-    started_at: datetime | None = Field(description="Of the last attempt.")
+    started_at: datetime | None = Field(description="Start of the last attempt.")
     completed_at: datetime | None
-    waited_seconds: float | None = Field(description="From the request to the last attempt.")
-    worked_seconds: float | None = Field(description="The last attempt; null until the task has ended.")
+    waited_seconds: float | None = Field(description="Seconds from the request to the start of the last attempt.")
+    worked_seconds: float | None = Field(description="Seconds the last attempt took; null until the task has ended.")
 
 
 class ManifestOutput(BaseModel):
-    """The video."""
+    """The generated video."""
 
-    sha256: str = Field(description="The same as the download's ETag.")
+    sha256: str = Field(description="SHA-256 of the video; also the ETag of the download.")
     bytes: int
 
 
 class Manifest(BaseModel):
-    """All it takes to make the same video again, and to know that it is the same."""
+    """Everything needed to reproduce the video and to verify the result."""
 
     task_id: str
     status: TaskStatus
     inputs: ManifestInputs
-    speech_seconds: float = Field(description="How much of the audio is used.")
-    parameters: SynthesisParams = Field(description="Every one, those with defaults too, and the seed.")
+    speech_seconds: float = Field(description="Length of the audio that is used, in seconds.")
+    parameters: SynthesisParams = Field(description="All parameters, including defaults and the seed.")
     engine: ManifestEngine
     service_version: str
-    attempt: int = Field(description="How often the task was begun.")
+    attempt: int = Field(description="Number of attempts started.")
     timings: ManifestTimings
-    output: ManifestOutput | None = Field(description="Null until the video is ready.")
+    output: ManifestOutput | None = Field(description="The video; null until it is ready.")
 
 
 class QueueView(BaseModel):
-    """How busy the service is."""
+    """Load and capacity of the service."""
 
     running: int
     waiting: int
@@ -167,24 +167,24 @@ class QueueView(BaseModel):
 
 
 class Health(BaseModel):
-    """Always 200; `healthy` means that jobs are taken now."""
+    """Health of the service; `healthy` means that it accepts tasks."""
 
     model_config = ConfigDict(protected_namespaces=())
 
     status: Literal["healthy", "unhealthy"]
     gpu_available: bool
-    model_loaded: bool = Field(description="The DICE-Talk networks; false under the preview engine.")
+    model_loaded: bool = Field(description="Whether the DICE-Talk networks are loaded; false with the preview engine.")
     version: str
-    engine: str | None = Field(description="dice_talk or preview; null while that is being decided.")
+    engine: str | None = Field(description="dice_talk or preview; null until the engine is selected.")
     state: ServiceState
-    reason: str | None = Field(description="Why the service is not healthy, or why this engine was chosen.")
+    reason: str | None = Field(description="Why the service is unhealthy, or why this engine was selected.")
     device: Device | None
     queue: QueueView
-    disk_free_bytes: int | None = Field(description="Null when the output directory cannot be read.")
+    disk_free_bytes: int | None = Field(description="Free disk space; null if the output directory cannot be read.")
 
 
 class Probe(BaseModel):
-    """For liveness and readiness probes."""
+    """Response of the liveness and readiness probes."""
 
     status: Literal["ok"] = "ok"
     state: ServiceState

@@ -1,7 +1,8 @@
-"""The command line of the service. `python -m api.options` prints where it leads, without loading the service:
+"""Command-line options of the service.
 
-host, port, engine setting, checkpoint directory and shutdown grace in whole seconds, each on a line of its own, for
-start_server.sh. Exit code 2: wrong settings.
+`python -m api.options` prints the resolved settings that start_server.sh needs, one per line: host, port, engine
+setting, checkpoint directory and shutdown grace in whole seconds. It does not import the service, so it starts
+quickly. Exit code 2: invalid configuration.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from api.settings import Settings, SettingsError, load_settings
 
 
 def settings_from(arguments: list[str] | None = None) -> Settings:
-    """Parse the command line (sys.argv when None) and read the settings it leads to. Raises SettingsError."""
+    """Parse the command line (sys.argv if None) and load the resulting settings. Raises SettingsError."""
     parser = argparse.ArgumentParser(prog="python -m api.server", description="The DICE-Talk API service.")
     parser.add_argument("--host", help="address to listen on")
     parser.add_argument("--port", help="port to listen on")
-    parser.add_argument("--config", help="settings file (default: DICE_TALK_CONFIG, else config/api_config.yaml)")
+    parser.add_argument("--config", help="configuration file (default: DICE_TALK_CONFIG, else config/api_config.yaml)")
     parser.add_argument("--engine", help="auto, dice_talk or preview")
     options = parser.parse_args(arguments)
     overrides = {
@@ -32,11 +33,11 @@ def settings_from(arguments: list[str] | None = None) -> Settings:
 
 
 def main() -> int:
-    """Print where the command line leads; returns the exit code."""
+    """Print the resolved settings; return the exit code."""
     try:
         settings = settings_from()
     except SettingsError as error:
-        print(f"The settings are wrong.\n{error}", file=sys.stderr)
+        print(f"Invalid configuration.\n{error}", file=sys.stderr)
         return 2
     print(settings.server.host)
     print(settings.server.port)

@@ -1,7 +1,7 @@
-"""Settings: config/api_config.yaml and DICE_TALK_<SECTION>__<KEY> variables become one frozen object.
+"""Settings, loaded from config/api_config.yaml and DICE_TALK_<SECTION>__<KEY> environment variables.
 
-The command line wins over the environment, the environment over the file, the file over the defaults here.
-Unknown keys, wrong types and impossible values raise SettingsError with the path of each key.
+Precedence: command line, environment, file, defaults. Unknown keys, wrong types and out-of-range values raise
+SettingsError with the path of each invalid key.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from api.fields import ExpandRatio, FramesPerSecond, GuidanceScale, InferenceSte
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_CONFIG = PROJECT_ROOT / "config" / "api_config.yaml"
 ENV_PREFIX = "DICE_TALK_"
-# What start_server.sh and test_api.py read; no settings of the service.
+# Not settings: read by the command line, start_server.sh and test_api.py.
 OTHER_VARIABLES = {
     f"{ENV_PREFIX}{name}" for name in ("CONFIG", "VENV", "PYTHON", "START_TIMEOUT", "STOP_TIMEOUT", "URL")
 }
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
-# Browsers send neither a path nor the scheme's own port, so one that has them would allow nobody.
+# Browsers send origins without a path or the scheme's default port, so a value with either would never match.
 _ORIGIN = re.compile(r"(?!http://.*:80$|https://.*:443$)[a-z][a-z0-9+.-]*://[^/?#@*\s]+")
 
 
@@ -57,16 +57,16 @@ def _from_root(path: Path) -> Path:
 
 
 ProjectPath = Annotated[Path, AfterValidator(_from_root)]
-"""Relative paths start at the project, wherever the service was started from."""
+"""A path; relative ones are resolved against the project root, not the working directory."""
 
 
 class SettingsError(Exception):
-    """The settings are wrong; the text names each key and what is the matter with it."""
+    """Invalid configuration. The message has one line per invalid key: its path and the problem."""
 
 
 @contextmanager
 def used_as(path: str) -> Iterator[None]:
-    """What the operating system refuses in here is the matter with the setting `path`. Raises SettingsError."""
+    """Re-raise OSError as a SettingsError that names the setting `path`."""
     try:
         yield
     except OSError as error:
@@ -78,20 +78,21 @@ class _Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_number(cls, value: object, info: ValidationInfo) -> object:
+    def _reject_booleans(cls, value: object, info: ValidationInfo) -> object:
+        # YAML parses yes and on as booleans, which pydantic would accept as the number 1.
         kind = cls.model_fields[info.field_name or ""].annotation
-        if isinstance(value, bool) and kind in (int, float):  # to YAML yes and on are booleans, to pydantic those are 1
+        if isinstance(value, bool) and kind in (int, float):
             raise ValueError("must be a number")
         return value
 
 
 class ServerSettings(_Section):
-    """Where the service listens, and how patiently."""
+    """Listen address, log level and idle timeout of the HTTP server."""
 
-    host: str = Field("0.0.0.0", min_length=1)  # noqa: S104  a service is there to be reached
+    host: str = Field("0.0.0.0", min_length=1)  # noqa: S104  reachable from other machines
     port: int = Field(8000, ge=1, le=65535)
-    log_level: LogLevel = "WARNING"  # of the HTTP server's own messages
-    idle_timeout: float = Field(60, gt=0, le=3600)  # seconds that a client may be silent within a request
+    log_level: LogLevel = "WARNING"  # uvicorn's own messages
+    idle_timeout: float = Field(60, gt=0, le=3600)  # seconds without data within a request
 
     @field_validator("log_level", mode="before")
     @classmethod
@@ -100,7 +101,7 @@ class ServerSettings(_Section):
 
 
 class GpuSettings(_Section):
-    """Which device the DICE-Talk engine uses and health reports, and how the engine uses it."""
+    """Device, precision and memory options of the DICE-Talk engine; health reports this device."""
 
     device_id: int = Field(0, ge=-1)  # -1: the CPU
     dtype: Literal["auto", "fp16", "bf16", "fp32"] = "auto"  # auto: fp16 on a GPU, fp32 on the CPU
@@ -109,14 +110,15 @@ class GpuSettings(_Section):
 
     @field_validator("low_vram", mode="before")
     @classmethod
-    def _word(cls, value: object) -> object:
-        if isinstance(value, bool):  # YAML reads on and off without quotes as booleans
+    def _accept_booleans(cls, value: object) -> object:
+        # YAML parses unquoted on and off as booleans.
+        if isinstance(value, bool):
             return "on" if value else "off"
         return value
 
 
 class TaskSettings(_Section):
-    """How many tasks run and wait, and how long they are kept."""
+    """Concurrency, queue size, retention and time limits of tasks."""
 
     max_workers: int = Field(2, ge=1, le=64)
     max_queue: int = Field(100, ge=1)
@@ -133,7 +135,7 @@ class TaskSettings(_Section):
 
 
 class FileSettings(_Section):
-    """Directories and limits of the uploads."""
+    """Storage directories, upload size limits and minimum free disk space."""
 
     upload_dir: ProjectPath = Path("uploads")
     output_dir: ProjectPath = Path("outputs")
@@ -155,16 +157,17 @@ class FileSettings(_Section):
 
     @field_validator("output_dir", "data_dir")
     @classmethod
-    def _apart(cls, path: Path, info: ValidationInfo) -> Path:
+    def _check_distinct(cls, path: Path, info: ValidationInfo) -> Path:
         for name in ("upload_dir", "output_dir"):
-            other = info.data.get(name)  # none where it is wrong itself, or is this one
+            # None if that setting is invalid or not validated yet.
+            other = info.data.get(name)
             if other is not None and other.resolve() == path.resolve():
-                raise ValueError(f"must be another directory than {name}")
+                raise ValueError(f"must be a different directory from {name}")
         return path
 
 
 class SynthesisSettings(_Section):
-    """The engine, and the values of the form fields a client leaves out."""
+    """Engine selection and defaults of the optional form fields."""
 
     engine: Literal["auto", "dice_talk", "preview"] = "auto"
     default_ref_scale: GuidanceScale = 3.0
@@ -177,53 +180,55 @@ class SynthesisSettings(_Section):
 
 
 class SecuritySettings(_Section):
-    """Which web pages may call the service from a browser."""
+    """CORS: the web pages that may call the service from a browser."""
 
     cors_origins: tuple[str, ...] = ("*",)
     cors_credentials: bool = False
 
     @field_validator("cors_origins")
     @classmethod
-    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
-        origins = tuple(origin.lower() for origin in origins)  # as browsers send them
+    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        # Browsers send origins in lower case.
+        origins = tuple(origin.lower() for origin in origins)
         for origin in origins:
             if origin != "*" and not _ORIGIN.fullmatch(origin):
                 raise ValueError(
-                    f"{origin!r} is no origin; one looks like https://example.com, "
-                    "with no path, no * in it, and a port only where it is not the usual one"
+                    f"{origin!r} is not a valid origin; use the form https://example.com or http://localhost:3000, "
+                    "without a path, a wildcard or the default port"
                 )
         return origins
 
     @field_validator("cors_credentials")
     @classmethod
-    def _no_credentials_for_all(cls, allowed: bool, info: ValidationInfo) -> bool:
-        origins = info.data.get("cors_origins")  # none where they are wrong themselves
+    def _check_credentials(cls, allowed: bool, info: ValidationInfo) -> bool:
+        # None if cors_origins itself is invalid.
+        origins = info.data.get("cors_origins")
         if allowed and origins is not None and ("*" in origins or not origins):
-            raise ValueError("needs cors_origins that name each origin: neither '*' nor none at all")
+            raise ValueError("requires cors_origins to list each allowed origin; '*' and an empty list are not allowed")
         return allowed
 
 
 class LoggingSettings(_Section):
-    """The service's log."""
+    """Log level, format, file and rotation."""
 
     level: LogLevel = "INFO"
     format: str = Field("%(asctime)s - %(name)s - %(levelname)s - %(message)s", min_length=1)
-    file: ProjectPath | None = Path("logs/api.log")  # null: only the terminal
-    max_mb: float = Field(10, gt=0, allow_inf_nan=False)  # a file grows to this before it is rotated
+    file: ProjectPath | None = Path("logs/api.log")  # null: standard error only
+    max_mb: float = Field(10, gt=0, allow_inf_nan=False)  # size at which the file is rotated
     backups: int = Field(5, ge=1)
 
     @field_validator("format")
     @classmethod
-    def _formats(cls, value: str) -> str:
+    def _check_format(cls, value: str) -> str:
         try:
             logging.Formatter(value).format(logging.makeLogRecord({}))
         except (KeyError, ValueError, TypeError) as error:
-            raise ValueError(f"not a logging format: {error}") from error
+            raise ValueError(f"is not a valid logging format: {error}") from error
         return value
 
 
 class Settings(BaseSettings):
-    """All settings; see config/api_config.yaml for what each is for."""
+    """All settings; config/api_config.yaml documents each key."""
 
     model_config = SettingsConfigDict(
         frozen=True, extra="forbid", env_prefix=ENV_PREFIX, env_nested_delimiter="__", env_parse_none_str="null"
@@ -240,23 +245,29 @@ class Settings(BaseSettings):
     @field_validator("*", mode="before")
     @classmethod
     def _empty_section(cls, value: object) -> object:
-        return {} if value is None else value  # in YAML, a section whose keys are all commented out
+        # YAML parses a section whose keys are all commented out as null.
+        return {} if value is None else value
 
 
 def load_settings(config: Path | None = None, overrides: Mapping[str, Mapping[str, Any]] | None = None) -> Settings:
-    """Read the settings. `overrides` (section → key → value) wins over everything. Raises SettingsError.
+    """Load and validate the settings. Raises SettingsError.
 
-    `config` must exist where given; without it config/api_config.yaml is read if it is there.
+    `config` must exist if given; otherwise config/api_config.yaml is read if it exists. `overrides` (section → key →
+    value) takes precedence over the environment and the file.
     """
     if config is not None and not config.is_file():
-        raise SettingsError(f"The configuration file {config} does not exist.")
+        raise SettingsError(f"Configuration file {config} does not exist.")
     unknown = sorted(_unknown_variables(os.environ))
     if unknown:
-        raise SettingsError(f"Unknown settings in the environment: {', '.join(unknown)}.")
+        raise SettingsError(
+            f"Unknown environment variables: {', '.join(unknown)}. "
+            f"Settings are named {ENV_PREFIX}<SECTION>__<KEY>; config/api_config.yaml lists them."
+        )
 
     class Sourced(Settings):
+        # Neither .env files nor a secrets directory are read.
         @classmethod
-        def settings_customise_sources(  # no .env file, no secrets directory
+        def settings_customise_sources(
             cls,
             settings_cls: type[BaseSettings],
             init_settings: PydanticBaseSettingsSource,
@@ -268,16 +279,16 @@ def load_settings(config: Path | None = None, overrides: Mapping[str, Mapping[st
 
     file = config or DEFAULT_CONFIG
     try:
-        twice = list(_given_twice(yaml.compose(file.read_text("utf-8")))) if file.is_file() else []
-        if twice:
-            raise SettingsError("\n".join(twice))
+        duplicates = list(_duplicate_keys(yaml.compose(file.read_text("utf-8")))) if file.is_file() else []
+        if duplicates:
+            raise SettingsError("\n".join(duplicates))
         return Sourced(**{section: dict(values) for section, values in (overrides or {}).items()})  # type: ignore[arg-type]
     except ValidationError as error:
-        raise SettingsError("\n".join(_sentences(error))) from error
+        raise SettingsError("\n".join(_messages(error))) from error
     except SourceError as error:
-        raise SettingsError(f'{error}. Lists are written as JSON, such as ["https://example.com"].') from error
+        raise SettingsError(f'{error}. Write lists as JSON, for example ["https://example.com"].') from error
     except (yaml.YAMLError, OSError, TypeError, ValueError, RecursionError) as error:
-        raise SettingsError(f"The settings cannot be read: {error}") from error
+        raise SettingsError(f"Cannot read the configuration: {error}") from error
 
 
 def _unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:
@@ -291,23 +302,24 @@ def _unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:
             yield name
 
 
-def _given_twice(node: yaml.Node | None, path: str = "") -> Iterator[str]:
-    """Of two equal keys, YAML itself drops the first without a word."""
+def _duplicate_keys(node: yaml.Node | None, path: str = "") -> Iterator[str]:
+    """Yield a message for each duplicate key; PyYAML would silently keep only the last one."""
     if not isinstance(node, yaml.MappingNode):
         return
     seen: set[str] = set()
     for key, value in node.value:
         if key.value in seen:
-            yield f"{path}{key.value}: given twice, again in line {key.start_mark.line + 1}."
+            yield f"{path}{key.value}: duplicate key on line {key.start_mark.line + 1}."
         seen.add(key.value)
-        yield from _given_twice(value, f"{path}{key.value}.")
+        yield from _duplicate_keys(value, f"{path}{key.value}.")
 
 
-def _sentences(error: ValidationError) -> Iterator[str]:
+def _messages(error: ValidationError) -> Iterator[str]:
+    """Yield one line per invalid setting: its path, the problem and the given value."""
     for problem in error.errors():
         path = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
-            yield f"{path}: there is no such setting."
+            yield f"{path}: unknown setting."
         else:
-            given = "" if isinstance(problem["input"], dict) else f" (it is {problem['input']!r})"
+            given = "" if isinstance(problem["input"], dict) else f" (got {problem['input']!r})"
             yield f"{path}: {problem['msg'].removeprefix('Value error, ')}{given}."

@@ -193,7 +193,7 @@ def test_all_wrong_values_are_said_at_once(tmp_path: Path) -> None:
 def test_credentials_need_origins_by_name(tmp_path: Path, origins: str) -> None:
     file = tmp_path / "own.yaml"
     file.write_text(f"security: {{cors_origins: {origins}, cors_credentials: true}}\n")
-    with pytest.raises(SettingsError, match=r"^security\.cors_credentials: needs"):
+    with pytest.raises(SettingsError, match=r"^security\.cors_credentials: requires"):
         load_settings(file)
 
 
@@ -220,13 +220,13 @@ def test_what_is_given_twice_is_not_half_forgotten(tmp_path: Path) -> None:
     with pytest.raises(SettingsError) as refused:
         load_settings(file)
     assert str(refused.value).splitlines() == [
-        "tasks.max_queue: given twice, again in line 4.",
-        "server: given twice, again in line 5.",
+        "tasks.max_queue: duplicate key on line 4.",
+        "server: duplicate key on line 5.",
     ]
 
 
 def test_a_file_that_cannot_be_read() -> None:
-    with pytest.raises(SettingsError, match="cannot be read"):
+    with pytest.raises(SettingsError, match="Cannot read the configuration"):
         load_settings(Path("/proc/self/mem"))
 
 
@@ -251,13 +251,13 @@ def test_low_vram_is_understood_with_quotes_and_without(tmp_path: Path, written:
 def test_the_directories_are_two(tmp_path: Path, same: str) -> None:
     file = tmp_path / "own.yaml"
     file.write_text(f"files: {{upload_dir: both, output_dir: {same}}}\n")
-    with pytest.raises(SettingsError, match=r"^files\.output_dir: must be another"):
+    with pytest.raises(SettingsError, match=r"^files\.output_dir: must be a different directory"):
         load_settings(file)
 
 
 def test_a_list_in_the_environment_is_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DICE_TALK_SECURITY__CORS_ORIGINS", "https://a,https://b")
-    with pytest.raises(SettingsError, match="Lists are written as JSON"):
+    with pytest.raises(SettingsError, match="Write lists as JSON"):
         load_settings()
 
 

@@ -1,4 +1,4 @@
-"""Pure ASGI layers around the application, from the outside in: RequestLog, ErrorShape, DrainBody."""
+"""Pure ASGI middleware, outermost first: RequestLog, ErrorEnvelope, DrainBody."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ from api.http.errors import ApiError, from_exception, from_status
 
 logger = logging.getLogger("api.http")
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,100}")
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _QUIET = re.compile(r"/api/health(/.*)?|/api/v1/synthesis/[^/]+/status")
-_REASON_LIMIT = 200  # bytes of a plain-text error that are kept as its detail
-_DRAIN_BYTES = 128 << 20
-_DRAIN_SECONDS = 10.0
+_REASON_LIMIT = 200  # bytes of a plain-text error kept as its detail
+_DRAIN_BYTES = 128 << 20  # bytes
+_DRAIN_SECONDS = 10.0  # seconds
 
 
 class RequestLog:
-    """Gives each request an id (its own X-Request-ID where it sends a usable one) and one line in the log."""
+    """Assigns each request an id and logs it in one line; polls and probes are logged at DEBUG.
+
+    A valid X-Request-ID header is used as the id; otherwise one is generated.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -37,7 +40,7 @@ class RequestLog:
             await self.app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else f"{self._random.getrandbits(128):032x}"
+        request_id = given if REQUEST_ID.fullmatch(given) else f"{self._random.getrandbits(128):032x}"
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
         started = time.perf_counter()
@@ -61,8 +64,8 @@ class RequestLog:
                 )  # fmt: skip
 
 
-class ErrorShape:
-    """Answers exceptions and plain-text errors, whoever made them, in the one JSON shape."""
+class ErrorEnvelope:
+    """Converts exceptions and plain-text errors of the inner layers to the JSON error envelope."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -73,9 +76,10 @@ class ErrorShape:
             return
         request_id = scope["state"]["request_id"]
         started = False
-        plain: tuple[int, dict[str, str], bytearray] | None = None  # an error in another shape: status, headers, text
+        # A plain-text error that is being collected: its status, the headers to keep and its text.
+        plain: tuple[int, dict[str, str], bytearray] | None = None
 
-        async def send_shaped(message: Message) -> None:
+        async def send_enveloped(message: Message) -> None:
             nonlocal started, plain
             if message["type"] == "http.response.start":
                 started = True
@@ -95,21 +99,22 @@ class ErrorShape:
                 await _send_error(from_status(status, reason, kept), request_id, send)
 
         try:
-            await self.app(scope, receive, send_shaped)
+            await self.app(scope, receive, send_enveloped)
         except ClientDisconnect:
-            logger.info("The client went away while sending [%s]", request_id)
+            logger.info("Client disconnected while sending the request [%s]", request_id)
         except Exception as error:
             logger.exception("%s %s failed [%s]", scope["method"], _printable(scope["path"]), request_id)
+            # Once the response has started, only closing the connection can signal the failure.
             if started:
-                raise  # the answer is under way: only closing the connection can tell that it is broken
+                raise
             await _send_error(from_exception(error), request_id, send)
 
 
 class DrainBody:
-    """Lets a client that is still sending read an early answer.
+    """Lets a client that is still sending read an early response.
 
-    Closing a connection with unread data resets it, and many clients then lose the answer. So the answer goes out
-    whole, and the rest of the request is read and dropped (bounded) before the exchange ends.
+    Closing a connection with unread data resets it, and many clients then lose the response. So the response is sent
+    in full, and the rest of the request is read and discarded (bounded) before the exchange ends.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -158,5 +163,5 @@ async def _send_error(error: ApiError, request_id: str, send: Send) -> None:
 
 
 def _printable(path: str) -> str:
-    """The path for a log line: no control characters, bounded."""
+    """Escape and truncate a path for a log line."""
     return path[:200].encode("unicode_escape").decode("ascii")

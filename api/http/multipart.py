@@ -1,4 +1,4 @@
-"""Receives multipart forms: files stream to disk in bounded memory, limits are counted as the bytes arrive."""
+"""Streaming multipart/form-data parser: files go to disk in bounded memory, limits apply as the bytes arrive."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ from api.http.errors import ApiError, FieldError
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-_TEXT_LIMIT = 1000  # bytes of one text field
-_PART_LIMIT = 100  # parts of a form
-_OVERHEAD = 1 << 20  # bytes of a body beside its files: part headers, text fields
-_FLUSH = 1 << 19  # bytes held in memory before they are written
+TEXT_LIMIT = 1000  # bytes per text field
+PART_LIMIT = 100  # parts per form
+FLUSH_SIZE = 1 << 19  # bytes buffered per file before a write
+# Bytes that a body may have in addition to its files: part headers and text fields.
+_OVERHEAD = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class FilePart:
-    """A file as it was received: `path` is temporary, `sha256` of its content."""
+    """A received file: its temporary path and the SHA-256 of its content."""
 
     path: Path
     sha256: str
@@ -36,14 +37,14 @@ class FilePart:
 
 @dataclass(slots=True)
 class Form:
-    """What arrived, by field name, and what was wrong with it."""
+    """Text fields and files by field name, and the field errors found while parsing."""
 
     texts: dict[str, str] = field(default_factory=dict)
     files: dict[str, FilePart] = field(default_factory=dict)
     errors: list[FieldError] = field(default_factory=list)
 
     def hashes(self) -> dict[str, str]:
-        """The SHA-256 of each file's content."""
+        """Return the SHA-256 of each file by field name."""
         return {name: part.sha256 for name, part in self.files.items()}
 
 
@@ -51,10 +52,10 @@ class Form:
 async def receive_form(
     request: Request, directory: Path, texts: frozenset[str], files: Mapping[str, int]
 ) -> AsyncIterator[Form]:
-    """Receive the text fields `texts` and the `files` (name → most bytes) into `directory`.
+    """Receive the text fields `texts` and the `files` (name → maximum bytes), storing the files in `directory`.
 
-    Files that were not moved elsewhere are gone when the context ends. Unknown and repeated fields are noted in
-    `errors`. Raises ApiError 400 (malformed), 413 (too large), 415 (no multipart form), OSError (disk full).
+    Files that were not moved elsewhere are deleted when the context exits. Unknown and repeated fields are reported in
+    `errors`. Raises ApiError 400 (malformed), 413 (too large), 415 (not a multipart form), OSError (disk full).
     """
     receiver = _Receiver(directory, texts, files)
     try:
@@ -82,7 +83,7 @@ class _Receiver:
 
     async def receive(self, request: Request) -> Form:
         parser = MultipartParser(self._boundary(request), self._callbacks())
-        self._check_announced(request)
+        self._check_content_length(request)
         received = 0
         try:
             async for chunk in request.stream():
@@ -90,12 +91,12 @@ class _Receiver:
                 if received > self._body_limit:
                     raise self._too_large()
                 parser.write(chunk)
-                if any(len(sink.buffer) >= _FLUSH for sink in self._sinks):
+                if any(len(sink.buffer) >= FLUSH_SIZE for sink in self._sinks):
                     await to_thread.run_sync(self._flush)
         except MultipartParseError as error:
             raise _malformed("The multipart form is malformed.") from error
         if parser.state != MultipartState.END:
-            raise _malformed("The multipart form ends too early.")
+            raise _malformed("The multipart form is incomplete: its closing boundary is missing.")
         await to_thread.run_sync(self._finish)
         return self.form
 
@@ -107,21 +108,22 @@ class _Receiver:
         kind, options = parse_options_header(request.headers.get("content-type", ""))
         if kind != b"multipart/form-data":
             raise ApiError(
-                415, "unsupported_media_type", "Send the fields as a form.", "Content-Type: multipart/form-data"
-            )
+                415, "unsupported_media_type", "The request body is not a multipart form.",
+                "Send the fields with Content-Type: multipart/form-data.",
+            )  # fmt: skip
         boundary = options.get(b"boundary", b"")
         if not 1 <= len(boundary) <= 200:
-            raise _malformed("The Content-Type of the multipart form names no usable boundary.")
+            raise _malformed("The Content-Type header has no valid boundary (1 to 200 bytes).")
         return boundary
 
-    def _check_announced(self, request: Request) -> None:
+    def _check_content_length(self, request: Request) -> None:
         length = request.headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._body_limit:
             raise self._too_large()
 
     def _too_large(self) -> ApiError:
         limits = ", ".join(f"{name} {_megabytes(limit)}" for name, limit in self._files.items())
-        return ApiError(413, "too_large", "The request is too large.", f"The limits are: {limits}.")
+        return ApiError(413, "too_large", "The request is too large.", f"Maximum sizes: {limits}.")
 
     def _callbacks(self) -> MultipartCallbacks:
         return {
@@ -136,8 +138,8 @@ class _Receiver:
 
     def _on_part_begin(self) -> None:
         self._parts += 1
-        if self._parts > _PART_LIMIT:
-            raise _malformed(f"The form has more than {_PART_LIMIT} fields.")
+        if self._parts > PART_LIMIT:
+            raise _malformed(f"The form has more than {PART_LIMIT} fields.")
         self._disposition = b""
 
     def _on_header_end(self) -> None:
@@ -152,7 +154,7 @@ class _Receiver:
             raise _malformed("A part of the multipart form has no name.")
         self._name = name = options[b"name"].decode("utf-8", "replace")
         if name not in self._texts and name not in self._files:
-            self._error("there is no such field")
+            self._error("is not a known field")
         elif name in self._seen:
             self._error("is given more than once")
         elif name in self._files:
@@ -168,15 +170,15 @@ class _Receiver:
             limit = self._files[self._name]
             if self._sink.size > limit:
                 raise ApiError(
-                    413, "too_large", f"The {self._name} is too large.", f"At most {_megabytes(limit)} are allowed."
+                    413, "too_large", f"The {self._name} is too large.", f"The maximum size is {_megabytes(limit)}."
                 )
-        elif self._text is not None and len(self._text) <= _TEXT_LIMIT:
-            self._text.extend(data[start : min(end, start + _TEXT_LIMIT + 1)])
+        elif self._text is not None and len(self._text) <= TEXT_LIMIT:
+            self._text.extend(data[start : min(end, start + TEXT_LIMIT + 1)])
 
     def _on_part_end(self) -> None:
         if self._text is not None:
-            if len(self._text) > _TEXT_LIMIT:
-                self._error(f"is longer than {_TEXT_LIMIT} bytes")
+            if len(self._text) > TEXT_LIMIT:
+                self._error(f"is longer than {TEXT_LIMIT} bytes")
             else:
                 self.form.texts[self._name] = self._text.decode("utf-8", "replace")
         self._sink = self._text = None
@@ -194,7 +196,7 @@ class _Receiver:
 
 
 class _FileSink:
-    """One file on its way to the disk; the client's name for it is never used."""
+    """A file being written under a random name: the client's file name is never used, as it could be any path."""
 
     def __init__(self, directory: Path, name: str) -> None:
         self.name = name
@@ -224,7 +226,8 @@ class _FileSink:
     def discard(self) -> None:
         self._path.unlink(missing_ok=True)
         if self._file is not None:
-            with suppress(OSError):  # a full disk: what is left in Python's buffer cannot be written
+            # On a full disk, close fails to write the rest of the buffer.
+            with suppress(OSError):
                 self._file.close()
 
 

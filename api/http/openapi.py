@@ -1,4 +1,4 @@
-"""What FastAPI cannot know about the contract: the multipart form, binary answers, the errors of each route."""
+"""OpenAPI details that FastAPI cannot infer: the multipart form, binary responses and the errors of each route."""
 
 from __future__ import annotations
 
@@ -16,97 +16,96 @@ from api.settings import Settings
 
 _START = "/api/v1/synthesis/start"
 
-# What `idempotency.key_of` takes.
+# The pattern accepts what `idempotency.key_of` accepts.
 _IDEMPOTENCY_KEY = {
     "name": HEADER,
     "in": "header",
     "required": False,
-    "description": "Makes the request safe to send again when its answer did not come. Take a new key, such as a UUID, "
-    "for each task you want, with or without quotes. The same key with the same files and fields gives the task of the "
-    "first request (`Idempotent-Replayed: true`) and starts nothing; with others 422 `idempotency_key_reused`; while "
-    "the first request is still being received 409 `idempotency_key_in_use`. A key is known as long as its task, also "
-    "after a restart; a request that was refused leaves its key free.",
+    "description": "Makes the request safe to retry. Use a new key, such as a UUID, for each task, with or without "
+    "quotes. A request with the same key, files and fields as an earlier one returns the task of that request "
+    "(`Idempotent-Replayed: true`) and does not start another. With different files or fields it fails with 422 "
+    "`idempotency_key_reused`, and while the earlier request is in progress with 409 `idempotency_key_in_use`. A key "
+    "is kept as long as its task, across restarts; a rejected request does not use up its key.",
     "schema": {"type": "string", "pattern": r'^("([ !#-\[\]-~]|\\["\\]){1,255}"(;[ -~]*)?|[!#-~]{1,255})$'},
 }
 
 _ERRORS = {
     400: ("malformed_form", "The form is malformed."),
-    404: ("task_not_found", "There is no such task, or it was deleted."),
-    408: ("request_timeout", "Nothing of the request came for too long."),
-    409: ("not_finished", "There is no video: not yet, or the task failed."),
-    410: ("task_expired", "The task has expired; its video is gone."),
+    404: ("task_not_found", "The task does not exist or was deleted."),
+    408: ("request_timeout", "The request timed out before it was complete."),
+    409: ("not_finished", "There is no video: the task has not finished yet, or it failed."),
+    410: ("task_expired", "The task has expired and its video was deleted."),
     413: ("too_large", "The request or one of its files is too large."),
-    415: ("unsupported_media_type", "Not a form, or a file of no allowed kind."),
-    416: ("range_not_satisfiable", "The requested range lies outside the file."),
+    415: ("unsupported_media_type", "The body is not a multipart form, or the type of a file is not supported."),
+    416: ("range_not_satisfiable", "The requested range is outside the file."),
     422: (
         "validation_error",
-        "Fields or parameters missing or out of range, a damaged file, a portrait without a usable face, more than can "
-        "be made, or the Idempotency-Key of another request.",
+        "Missing, unknown or out-of-range fields or parameters, a damaged file, a portrait without a usable face, a "
+        "video that is too large to generate, or an Idempotency-Key that was used with a different request.",
     ),
-    429: ("queue_full", "Too many tasks are waiting."),
-    500: ("internal", "Something went wrong inside the service."),
-    503: ("starting", "The service is starting, stopping, not set up, without its GPU, or its disk is full or broken."),
+    429: ("queue_full", "The queue is full."),
+    500: ("internal", "Internal server error."),
+    503: ("starting", "The service is starting, stopping or not set up, or its GPU or disk is unavailable."),
 }
 
-
-# What 409 means where it is not about the video.
+# Meanings of 409 on routes other than the download.
 _CONFLICTS = {
-    "idempotency_key_in_use": "A request with this Idempotency-Key is still being received.",
-    "not_failed": "Only a task that failed can be tried again.",
+    "idempotency_key_in_use": "A request with this Idempotency-Key is still in progress.",
+    "not_failed": "Only failed tasks can be retried.",
 }
 
 
 def error_responses(*statuses: int, conflict: str | None = None) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that can answer with these statuses; `conflict` is the code of its 409."""
+    """The `responses` of a route for these error statuses; `conflict` is the `code` of its 409."""
     responses: dict[int | str, dict[str, Any]] = {}
     for status in statuses:
         code, description = _ERRORS[status]
         if status == 409 and conflict is not None:
             code, description = conflict, _CONFLICTS[conflict]
-        example = {"error": description, "detail": "More about it.", "code": code, "request_id": "4f1c2b7a"}
+        example = {"error": description, "detail": "Additional information.", "code": code, "request_id": "4f1c2b7a"}
         responses[status] = {
             "model": ErrorResponse,
             "description": description,
             "content": {"application/json": {"example": example}},
         }
         if status in (429, 503) or code == "idempotency_key_in_use":
-            responses[status]["headers"] = header("Retry-After", "Seconds to wait.", "integer")
+            responses[status]["headers"] = header("Retry-After", "Seconds to wait before retrying.", "integer")
         if status == 416:
-            responses[status]["headers"] = header("Content-Range", "The size of the whole: `bytes */SIZE`.")
+            responses[status]["headers"] = header("Content-Range", "Size of the file: `bytes */SIZE`.")
     return responses
 
 
 def header(name: str, description: str, kind: str = "string") -> dict[str, Any]:
-    """A header that a response always has."""
+    """A response header that is always present."""
     return {name: {"description": description, "required": True, "schema": {"type": kind}}}
 
 
 def accepted_response(*, replayed: bool = False) -> dict[str, Any]:
-    """The 202 of a route that makes a task; `replayed`: or gives one that an earlier request has made."""
-    headers = header("Location", "The status_url.")
+    """The 202 of a route that creates a task; with `replayed` it may return the task of an earlier request."""
+    headers = header("Location", "The `status_url` of the task.")
     if replayed:
         headers["Idempotent-Replayed"] = {
-            "description": "`true` when the task is that of an earlier request with this Idempotency-Key.",
+            "description": "`true` if the task was created by an earlier request with this Idempotency-Key.",
             "schema": {"type": "string", "enum": ["true"]},
         }
-    return {"description": "Accepted; poll `status_url`, or listen to the task's `events`.", "headers": headers}
+    return {"description": "Accepted; poll `status_url` or stream the `events` of the task.", "headers": headers}
 
 
 def video_responses() -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that answers with the mp4, a part of it, or that the client has it already."""
-    etag = header("ETag", "Changes when the video does.")
+    """The `responses` of the download: the whole mp4, a range of it, or 304 if the client has it already."""
+    etag = header("ETag", "Strong validator of the video.")
     headers = {
         **etag,
-        **header("Accept-Ranges", "`bytes`: a download can be resumed."),
+        **header("Accept-Ranges", "`bytes`: range requests are supported, so downloads can be resumed."),
         **header("Content-Disposition", 'attachment; filename="result.mp4"'),
-        **header("Content-Length", "Bytes of the answer.", "integer"),
+        **header("Content-Length", "Size of the body in bytes.", "integer"),
     }
     content = {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}
-    of_range = header("Content-Range", "Which bytes these are, and of how many.")
+    of_range = header("Content-Range", "Range and total size: `bytes START-END/SIZE`.")
     return {
-        200: {"description": "The mp4.", "headers": headers, "content": content},
-        206: {"description": "The range that was asked for.", "headers": headers | of_range, "content": content},
-        304: {"description": "The client has it already (If-None-Match).", "headers": etag},
+        200: {"description": "The video (mp4).", "headers": headers, "content": content},
+        206: {"description": "The requested range of the video.", "headers": headers | of_range, "content": content},
+        304: {"description": "Not modified: the ETag matches If-None-Match.", "headers": etag},
     }
 
 
@@ -128,17 +127,17 @@ def events_responses() -> dict[int | str, dict[str, Any]]:
     )
     return {
         200: {
-            "description": "`data` is what `status` answers, on one line (shortened in the example). A line that "
-            "begins with a colon only says that the stream lives.",
+            "description": "`data` is the response of `status` on one line (shortened in the example). Lines that "
+            "start with a colon are heartbeats.",
             "headers": header("Cache-Control", "`no-store`"),
             "content": {"text/event-stream": {"itemSchema": event, "example": example}},
         },
-        204: {"description": "The task has ended, and Last-Event-ID is that of its last event: no more will come."},
+        204: {"description": "The task has ended and Last-Event-ID is its last event: no more events follow."},
     }
 
 
 def install(app: FastAPI, settings: Settings) -> None:
-    """Make `app.openapi()` give the whole contract."""
+    """Make `app.openapi()` return the complete schema."""
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -165,7 +164,7 @@ def install(app: FastAPI, settings: Settings) -> None:
 
 
 def _drop_null(schema: dict[str, Any]) -> None:
-    """Neither an address nor a header can say null: "string or null" becomes "string"."""
+    """Remove null from the types of parameters: neither a URL nor a header can carry it."""
     for operations in schema["paths"].values():
         for operation in operations.values():
             for parameter in operation.get("parameters", []):
@@ -182,8 +181,8 @@ def _add_form(schema: dict[str, Any], settings: Settings) -> None:
         "audio": _file("Speech, WAV or MP3", settings.files.max_audio_mb, "0.1 to 600 seconds"),
     }
     for name, field in form["properties"].items():
-        # A form cannot send null: "number or null" becomes "number", and where there is no default an empty example
-        # keeps Swagger UI from filling in, and sending, the minimum.
+        # A form cannot send null: "number or null" becomes "number". Without a default, an empty example keeps
+        # Swagger UI from filling in, and sending, the minimum.
         field.update(next((kind for kind in field.pop("anyOf", []) if kind.get("type") != "null"), {}))
         field.pop("default", None)
         field.pop("title", None)
@@ -208,13 +207,13 @@ def _add_form(schema: dict[str, Any], settings: Settings) -> None:
 
 
 def _add_links(schema: dict[str, Any]) -> None:
-    """Tell tools that a task_id of the 202 is for every operation on a task."""
+    """Link the `task_id` of the 202 to every operation on a task, for clients and test tools."""
     links = schema["paths"][_START]["post"]["responses"]["202"].setdefault("links", {})
     for path, operations in schema["paths"].items():
         for method, operation in operations.items():
             if "{task_id}" in path:
-                what = path.rpartition("{task_id}")[2].replace("/", "_")  # nothing for the task itself
-                links[f"{method}{what}"] = {
+                suffix = path.rpartition("{task_id}")[2].replace("/", "_")
+                links[f"{method}{suffix}"] = {
                     "operationId": operation["operationId"],
                     "parameters": {"task_id": "$response.body#/task_id"},
                     "description": operation["summary"],
@@ -222,7 +221,7 @@ def _add_links(schema: dict[str, Any]) -> None:
 
 
 def _add_request_ids(schema: dict[str, Any]) -> None:
-    request_id = header("X-Request-ID", "Names this request in the service's log.")
+    request_id = header("X-Request-ID", "Id of the request, as in the server log.")
     for operations in schema["paths"].values():
         for operation in operations.values():
             for response in operation["responses"].values():
@@ -234,7 +233,7 @@ def _file(what: str, megabytes: float, more: str) -> dict[str, str]:
 
 
 def _drop_unused(schema: dict[str, Any]) -> None:
-    """FastAPI lists its own validation error for every route with a parameter; none of ours answers it."""
+    """Remove FastAPI's own validation error, which it adds to every route with a parameter but no route returns."""
     for path in schema["paths"].values():
         for operation in path.values():
             if "HTTPValidationError" in str(operation["responses"].get("422", "")):

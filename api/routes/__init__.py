@@ -1,1 +1,1 @@
-"""The endpoints, one module for each part of the contract."""
+"""API routes, one module per group of endpoints."""

@@ -1,4 +1,4 @@
-"""Swagger UI and ReDoc from local files: they work with no internet, and ask nothing of it."""
+"""Swagger UI and ReDoc, served from local files so that they work without internet access."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ assets = StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static")
 @router.head("/")
 @router.get("/")
 async def root() -> RedirectResponse:
-    """To the page a visitor looks for."""
+    """Redirect to the Swagger UI."""
     return RedirectResponse("/docs")
 
 
 @router.head("/docs")
 @router.get("/docs")
 async def swagger(request: Request) -> HTMLResponse:
-    """Try the endpoints out."""
+    """Serve the interactive API documentation (Swagger UI)."""
     page = get_swagger_ui_html(
         openapi_url="/openapi.json",
         title=f"{request.app.title} - Swagger UI",
@@ -43,7 +43,7 @@ async def swagger(request: Request) -> HTMLResponse:
 @router.head("/redoc")
 @router.get("/redoc")
 async def redoc(request: Request) -> HTMLResponse:
-    """Read about the endpoints."""
+    """Serve the API reference (ReDoc)."""
     page = get_redoc_html(
         openapi_url="/openapi.json",
         title=f"{request.app.title} - ReDoc",

@@ -1,4 +1,4 @@
-"""How a task goes on, as server-sent events."""
+"""Server-sent events of a task."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ router = APIRouter(prefix=PREFIX, tags=["synthesis"])
 
 
 class EventStream(StreamingResponse):
-    """Ends the events with the connection; otherwise the garbage collector would, some time."""
+    """Closes its generator when the client disconnects, instead of leaving that to the garbage collector."""
 
     media_type = "text/event-stream"
 
@@ -30,7 +30,7 @@ class EventStream(StreamingResponse):
         self._events = events
 
     async def stream_response(self, send: Send) -> None:
-        """Send all events."""
+        """Send the events, then close the generator."""
         async with aclosing(self._events):
             await super().stream_response(send)
 
@@ -38,7 +38,7 @@ class EventStream(StreamingResponse):
 @router.head("/{task_id}/events", include_in_schema=False)
 @router.get(
     "/{task_id}/events",
-    summary="How a task goes on, as server-sent events",
+    summary="Stream task events",
     response_class=StreamingResponse,
     responses=events_responses() | error_responses(404, 410, 500),
 )
@@ -48,12 +48,12 @@ async def events(
     service: ServiceDep,
     last_event_id: Annotated[
         str | None,
-        Header(alias="Last-Event-ID", description="The id of the last event that came: only those after it are sent."),
+        Header(alias="Last-Event-ID", description="Id of the last event received; only later ones are sent."),
     ] = None,
 ) -> Response:
-    """Instead of polling: the present state at once, then `queued`, `progress` and at last `completed` or `failed`.
+    """Server-sent events: the current state first, then `queued`, `progress` and finally `completed` or `failed`.
 
-    Each event's data is the body of `status` at that moment. The stream ends after the last event.
+    The data of each event is the `status` response at that moment. The stream ends after the last event.
     """
     report = service.task_manager.get(task_id)
     if service.events.has_seen_end(report.task, last_event_id):

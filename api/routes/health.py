@@ -1,4 +1,4 @@
-"""Health for people and dashboards, probes for supervisors."""
+"""Health for dashboards, liveness and readiness probes for supervisors."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ router = APIRouter(prefix="/api/health", tags=["health"])
 
 
 @router.head("", include_in_schema=False)
-@router.get("", summary="How the service is", responses=error_responses(500))
+@router.get("", summary="Service health", responses=error_responses(500))
 def health(service: ServiceDep) -> Health:
-    """Always 200; `status` is `healthy` when jobs are taken now. A full queue is healthy: it empties by itself."""
+    """Always returns 200; `status` is `healthy` if the service accepts tasks. A full queue still counts as healthy."""
     running, waiting = service.task_manager.counts()
     device = service.device.read()
     tasks = service.settings.tasks
@@ -37,16 +37,16 @@ def health(service: ServiceDep) -> Health:
 
 
 @router.head("/live", include_in_schema=False)
-@router.get("/live", summary="Is the process alive?", responses=error_responses(500))
+@router.get("/live", summary="Liveness probe", responses=error_responses(500))
 async def live(service: ServiceDep) -> Probe:
-    """200 as long as the service answers at all."""
+    """Returns 200 as long as the process responds."""
     return Probe(state=service.state)
 
 
 @router.head("/ready", include_in_schema=False)
-@router.get("/ready", summary="Does it take jobs?", responses=error_responses(500, 503))
+@router.get("/ready", summary="Readiness probe", responses=error_responses(500, 503))
 async def ready(service: ServiceDep) -> Probe:
-    """200 when jobs are taken, 503 otherwise. With a full queue it is ready: that empties by itself."""
+    """Returns 200 if the service accepts tasks, otherwise 503. A full queue still counts as ready."""
     for problem in service.problems():
         raise problem
     return Probe(state=service.state)

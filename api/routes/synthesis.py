@@ -1,4 +1,4 @@
-"""Start a task, ask how far it is, download the video."""
+"""Start a task, get its status and download its video."""
 
 from __future__ import annotations
 
@@ -30,16 +30,17 @@ polling = APIRouter(prefix=PREFIX, tags=["synthesis"], route_class=PlainRoute)
 @router.post(
     "/start",
     status_code=202,
-    summary="Turn a portrait, a recording and an emotion into a video",
+    summary="Start a task",
     responses={
         202: accepted_response(replayed=True),
         **error_responses(400, 408, 409, 413, 415, 422, 429, 500, 503, conflict="idempotency_key_in_use"),
     },
 )
 async def start(request: Request, response: Response, submissions: SubmissionsDep) -> TaskAccepted:
-    """Everything that is wrong with a request is said here, a portrait without a usable face included.
+    """Create a talking-portrait video from a portrait, a speech recording and an emotion.
 
-    A request with an `Idempotency-Key` can safely be sent again: the same form gives the same task.
+    All validation happens here, including face detection. A request with an `Idempotency-Key` is safe to retry: the
+    same form returns the same task.
     """
     task, replayed = await submissions.submit(request)
     if replayed:
@@ -51,12 +52,12 @@ async def start(request: Request, response: Response, submissions: SubmissionsDe
 @polling.get(
     "/{task_id}/status",
     response_model=TaskView,
-    summary="How far a task is",
-    response_description="The task.",
+    summary="Get task status",
+    response_description="The current state of the task.",
     responses=error_responses(404, 410, 500),
 )
 async def status(task_id: str, request: Request) -> Response:
-    """Poll until `status` is COMPLETED or FAILED; or listen to `events`."""
+    """Poll until `status` is COMPLETED or FAILED, or stream `events` instead."""
     state = request.app.state
     report = state.service.task_manager.get(task_id)
     return Response(state.status_body(report), media_type="application/json")
@@ -64,28 +65,28 @@ async def status(task_id: str, request: Request) -> Response:
 
 @router.get(
     "/{task_id}/download",
-    summary="The video",
+    summary="Download the video",
     response_class=FileResponse,
     responses=video_responses() | error_responses(404, 409, 410, 416, 500),
 )
 async def download(task_id: str, request: Request, service: ServiceDep) -> Response:
-    """Ranges, conditional requests and HEAD work, so downloads can be resumed and players can seek."""
+    """Supports range requests, conditional requests and HEAD: downloads can be resumed and players can seek."""
     return _video(service, task_id, request)
 
 
 @router.head(
     "/{task_id}/download",
-    summary="The video's headers",
+    summary="Get the headers of the video",
     response_class=FileResponse,
     responses=video_responses() | error_responses(404, 409, 410, 416, 500),
 )
 async def download_head(task_id: str, request: Request, service: ServiceDep) -> Response:
-    """As GET, without the body."""
+    """Same as GET, without the body."""
     return _video(service, task_id, request)
 
 
 def accepted(task: Task, response: Response) -> TaskAccepted:
-    """The body of a 202, and its headers."""
+    """Set the headers of a 202 and return its body."""
     status_url = f"{PREFIX}/{task.id}/status"
     response.headers["Location"] = status_url
     return TaskAccepted(
@@ -99,7 +100,7 @@ def accepted(task: Task, response: Response) -> TaskAccepted:
 
 
 class _HeldFile(FileResponse):
-    """A stored file that is kept until it is sent, even if its task is deleted meanwhile."""
+    """Sends a stored file and holds a reference to it, so that deleting the task does not delete the file meanwhile."""
 
     def __init__(self, store: FileStore, name: str, found: os.stat_result, headers: dict[str, str]) -> None:
         super().__init__(

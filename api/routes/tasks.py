@@ -1,4 +1,4 @@
-"""What a user can do with tasks: list, cancel, try again, delete, and read how a video was made."""
+"""List, cancel, retry and delete tasks, and get their manifests."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ router = APIRouter(prefix=PREFIX, tags=["synthesis"])
 @router.head("", include_in_schema=False)
 @router.get(
     "",
-    summary="All tasks, the newest first",
-    response_description="A page of them.",
+    summary="List tasks",
+    response_description="A page of tasks.",
     responses=error_responses(404, 410, 422, 500),
 )
 async def tasks(request: Request, query: Annotated[TaskQuery, Query()], service: ServiceDep) -> TaskList:
-    """A page at a time; deleted tasks and those that expired are not among them."""
+    """Returns one page, newest tasks first. Deleted and expired tasks are not included."""
     given = Counter(name for name, _ in request.query_params.multi_items())
     repeated = [FieldError(field=name, message="is repeated") for name, times in given.items() if times > 1]
     if repeated:
@@ -47,14 +47,14 @@ async def tasks(request: Request, query: Annotated[TaskQuery, Query()], service:
 
 @router.post(
     "/{task_id}/cancel",
-    summary="Stop a task",
-    response_description="The task, which has ended or is about to.",
+    summary="Cancel a task",
+    response_description="The task, which has ended or is about to end.",
     responses=error_responses(404, 410, 500),
 )
 async def cancel(task_id: str, service: ServiceDep) -> TaskView:
-    """A waiting task ends at once, a running one at the engine's next step: FAILED with `cancelled`.
+    """A queued task ends immediately, a running one at the engine's next step: FAILED with `cancelled`.
 
-    A task that has ended stays as it is.
+    A task that has already ended is not changed.
     """
     return task_view(await to_thread.run_sync(service.task_manager.cancel, task_id))
 
@@ -62,11 +62,11 @@ async def cancel(task_id: str, service: ServiceDep) -> TaskView:
 @router.post(
     "/{task_id}/retry",
     status_code=202,
-    summary="Try a failed task again",
+    summary="Retry a failed task",
     responses={202: accepted_response(), **error_responses(404, 409, 410, 422, 429, 500, 503, conflict="not_failed")},
 )
 async def retry(task_id: str, request: Request, response: Response, service: ServiceDep) -> TaskAccepted:
-    """A new task with the same files and parameters; the failed one stays as it is."""
+    """Creates a new task with the same files and parameters; the failed task is not changed."""
     service.check_open()
     await service.engine_ready()
     report = await to_thread.run_sync(service.task_manager.retry, task_id, request.state.request_id)
@@ -76,12 +76,12 @@ async def retry(task_id: str, request: Request, response: Response, service: Ser
 @router.delete(
     "/{task_id:task}",
     status_code=204,
-    summary="Forget a task",
-    response_description="It is forgotten.",
+    summary="Delete a task",
+    response_description="The task was deleted.",
     responses=error_responses(404, 410, 500),
 )
 async def delete(task_id: str, service: ServiceDep) -> Response:
-    """Cancelled if need be, then gone, its files with it. Downloads that have begun come to their end."""
+    """Cancels the task if necessary and deletes it with its files. Downloads in progress are completed."""
     await to_thread.run_sync(service.task_manager.delete, task_id)
     return Response(status_code=204)
 
@@ -89,10 +89,10 @@ async def delete(task_id: str, service: ServiceDep) -> Response:
 @router.head("/{task_id}/manifest", include_in_schema=False)
 @router.get(
     "/{task_id}/manifest",
-    summary="How a video was made",
+    summary="Get the task manifest",
     response_description="The manifest.",
     responses=error_responses(404, 410, 500),
 )
 async def read_manifest(task_id: str, service: ServiceDep) -> Manifest:
-    """Enough to make the same video again, and to see that it is the same."""
+    """Returns everything needed to reproduce the video and to verify the result."""
     return manifest(service.task_manager.get(task_id).task)

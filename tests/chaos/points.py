@@ -57,7 +57,7 @@ class Point:
 POINTS = {
     # a request
     "in the middle of an upload, half a file written": Point(
-        multipart._FileSink, "flush", only=lambda sink: sink.size >= multipart._FLUSH
+        multipart._FileSink, "flush", only=lambda sink: sink.size >= multipart.FLUSH_SIZE
     ),
     "the upload is there, not yet looked at": Point(submission, "_check_and_enqueue", after=False, most=8),
     "between the adoption of the two files": Point(FileStore, "adopt", only=_every_other(), most=8),

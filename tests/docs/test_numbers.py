@@ -20,8 +20,8 @@ from tests.scripted_engine import ScriptedEngine
 from tests.server import make_settings
 
 TASKS, LOGGING, SERVER, FILES = Settings().tasks, Settings().logging, Settings().server, Settings().files
-ID_LENGTH = int(re.findall(r"\{1,(\d+)\}", middleware._REQUEST_ID.pattern)[0])
-HEAD = protocol._HEAD_LIMIT >> 10
+ID_LENGTH = int(re.findall(r"\{1,(\d+)\}", middleware.REQUEST_ID.pattern)[0])
+HEAD = protocol.HEAD_LIMIT >> 10
 QUEUE = (TASKS.max_workers, TASKS.max_queue)
 PAGE = TaskQuery.model_json_schema()["properties"]["limit"]
 
@@ -35,12 +35,12 @@ SENTENCES: list[tuple[str, str, tuple[float, ...]]] = [
     (GUIDE, r"超过 `tasks.timeout_seconds`（默认 (\d+) 秒）", (TASKS.timeout_seconds,)),
     (REFERENCE, r"(\d+) s of work \(`tasks.timeout_seconds`\)", (TASKS.timeout_seconds,)),
     (GUIDE, r"正在运行的任务有 (\d+) 秒（`tasks.shutdown_grace`）", (TASKS.shutdown_grace,)),
-    (GUIDE, r"每个文本字段最多 (\d+) 字节，一个表单最多 (\d+) 个字段", (multipart._TEXT_LIMIT, multipart._PART_LIMIT)),
-    (REFERENCE, r"at most (\d+) bytes, a\s+form at most (\d+) fields", (multipart._TEXT_LIMIT, multipart._PART_LIMIT)),
+    (GUIDE, r"每个文本字段最多 (\d+) 字节，一个表单最多 (\d+) 个字段", (multipart.TEXT_LIMIT, multipart.PART_LIMIT)),
+    (REFERENCE, r"at most (\d+) bytes, a\s+form at most (\d+) fields", (multipart.TEXT_LIMIT, multipart.PART_LIMIT)),
     (
         REFERENCE,
         r"(\d+) fields, (\d+) bytes of text each; (\d+) kB",
-        (multipart._PART_LIMIT, multipart._TEXT_LIMIT, HEAD),
+        (multipart.PART_LIMIT, multipart.TEXT_LIMIT, HEAD),
     ),
     (GUIDE, r"超过 (\d+) 个数据块的图片、\s+超过 (\d+) 次扫描", (image.MAX_SEGMENTS, image.MAX_SCANS)),
     (REFERENCE, r"more than (\d+) pieces, or a JPEG of more than (\d+) scans", (image.MAX_SEGMENTS, image.MAX_SCANS)),
@@ -62,9 +62,9 @@ SENTENCES: list[tuple[str, str, tuple[float, ...]]] = [
     (GUIDE, r"`tasks.stall_seconds`（(\d+) 秒）", (TASKS.stall_seconds,)),
     (REFERENCE, r"begun (\d+) times \(`tasks.max_attempts`\)", (TASKS.max_attempts,)),
     (GUIDE, r"最多运行 (\d+) 次（`tasks.max_attempts`）", (TASKS.max_attempts,)),
-    (REFERENCE, r"string of 1 to (\d+) printable", (idempotency._LIMIT,)),
-    (REFERENCE, r"(\d+) characters; known as long", (idempotency._LIMIT,)),
-    (GUIDE, r"1–(\d+) 个可打印的 ASCII 字符", (idempotency._LIMIT,)),
+    (REFERENCE, r"string of 1 to (\d+) printable", (idempotency.KEY_LIMIT,)),
+    (REFERENCE, r"(\d+) characters; known as long", (idempotency.KEY_LIMIT,)),
+    (GUIDE, r"1–(\d+) 个可打印的 ASCII 字符", (idempotency.KEY_LIMIT,)),
     (
         REFERENCE,
         r"last (\d+) events of a task, of ended ones\s+those of the last (\d+)",
