@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Runs every check and test, in an environment that it completes itself.
+# Runs all checks and tests, installing missing dependencies first.
 #
-# Usage: ./run_tests.sh                         ruff, mypy and all tests
-#        ./run_tests.sh tests/http -k upload    these words to pytest, and pytest alone
+# Usage: ./run_tests.sh                         run ruff, mypy, import-linter and all tests
+#        ./run_tests.sh tests/http -k upload    run only pytest, with these arguments
 #
-# DICE_TALK_VENV and DICE_TALK_PYTHON mean what ./start_server.sh help says.
-# Exit codes: pytest's; 1 when only a check failed; 4 no usable Python; 5 something could not be installed or fetched.
+# DICE_TALK_VENV and DICE_TALK_PYTHON: see ./start_server.sh help.
+# Exit codes: that of pytest; 1 if only a check failed; 4 no suitable Python; 5 installation or download failed.
 
 set -euo pipefail
 ROOT=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
@@ -17,7 +17,7 @@ failed=()
 
 check() { # TOOL ARGUMENT...
     say "== $*"
-    "$VENV/bin/python" -m "$@" || failed+=("$*")
+    "$VENV/bin/$1" "${@:2}" || failed+=("$*")
 }
 
 prepare_environment requirements_api.txt requirements.txt requirements_dev.txt
@@ -27,11 +27,12 @@ if (($#)); then exec "$VENV/bin/python" -m pytest "$@"; fi
 check ruff check .
 check ruff format --check .
 check mypy
+check lint-imports
 say "== pytest"
 result=0
 "$VENV/bin/python" -m pytest || result=$?
 if ((${#failed[@]})); then
-    printf 'Failed before the tests: %s\n' "${failed[@]}" >&2
+    printf 'Failed check: %s\n' "${failed[@]}" >&2
     if ((result == 0)); then result=1; fi
 fi
 exit "$result"

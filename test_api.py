@@ -1,9 +1,9 @@
-"""Smoke test of a running DICE-Talk API, and an example of a client. It needs nothing but `requests`.
+"""Smoke test for a running DICE-Talk API and example client. Its only dependency is `requests`.
 
-python test_api.py            make a video of the shipped example and check it
-python test_api.py health     only ask the service how it is
+python test_api.py            generate a video from the bundled example and validate it
+python test_api.py health     only query the health endpoint
 
-The exit code is 0 when all went well and 1 when it did not.
+Exit code: 0 on success, 1 on failure.
 """
 
 import argparse
@@ -17,33 +17,34 @@ import requests
 
 EXAMPLES = Path(__file__).resolve().parent / "examples"
 EMOTIONS = ["contempt", "sad", "happy", "surprised", "angry", "disgusted", "fear", "neutral"]
-TIMEOUT = (5, 120)  # seconds to connect, and between two bytes of an answer
+# Connect and read timeout in seconds.
+TIMEOUT = (5, 120)
 
 
 class SmokeTestError(Exception):
-    """Something went wrong; the text says what."""
+    """A failed check; the message is shown to the user."""
 
 
 def checked(response: requests.Response) -> requests.Response:
-    """The response, if it is a success. Every error of the service is JSON with a sentence in `error`."""
+    """Return a successful response, otherwise raise SmokeTestError with `error` and `detail` of the JSON body."""
     if response.ok:
         return response
     try:
         body = response.json()
-        sentence = " ".join(part for part in (body["error"], body["detail"]) if part)
+        message = " ".join(part for part in (body["error"], body["detail"]) if part)
     except (ValueError, KeyError, TypeError):
-        sentence = response.reason
-    raise SmokeTestError(f"The service answered {response.status_code}: {sentence}")
+        message = response.reason
+    raise SmokeTestError(f"The service returned {response.status_code}: {message}")
 
 
 def health(url: str) -> dict[str, Any]:
-    """How the service is. It takes jobs while `status` is "healthy"."""
-    answer: dict[str, Any] = checked(requests.get(f"{url}/api/health", timeout=TIMEOUT)).json()
-    return answer
+    """Query the service health. The service accepts tasks while `status` is "healthy"."""
+    body: dict[str, Any] = checked(requests.get(f"{url}/api/health", timeout=TIMEOUT)).json()
+    return body
 
 
 def start(url: str, image: Path, audio: Path, emotion: str) -> str:
-    """Hand in the portrait and the speech; returns the id of the task."""
+    """Submit a portrait and a speech recording; returns the task ID."""
     with image.open("rb") as portrait, audio.open("rb") as speech:
         response = requests.post(
             f"{url}/api/v1/synthesis/start",
@@ -55,16 +56,16 @@ def start(url: str, image: Path, audio: Path, emotion: str) -> str:
 
 
 def wait(url: str, task_id: str) -> None:
-    """Ask for the status until the task has ended; show it on one line of a terminal, or at every tenth elsewhere."""
-    terminal, tenth = sys.stdout.isatty(), -1
+    """Poll the task until it finishes. Progress updates in place on a terminal, else is printed in steps of 10%."""
+    terminal, last_step = sys.stdout.isatty(), -1
     while True:
         task = checked(requests.get(f"{url}/api/v1/synthesis/{task_id}/status", timeout=TIMEOUT)).json()
-        ended = task["status"] in ("COMPLETED", "FAILED")
+        finished = task["status"] in ("COMPLETED", "FAILED")
         line = f"{task['progress']:4.0%}  {task['status']}  {task['message']}"
         if terminal:
-            print(f"\r{line:<79}", end="\n" if ended else "", flush=True)
-        elif ended or int(task["progress"] * 10) > tenth:
-            tenth = int(task["progress"] * 10)
+            print(f"\r{line:<79}", end="\n" if finished else "", flush=True)
+        elif finished or int(task["progress"] * 10) > last_step:
+            last_step = int(task["progress"] * 10)
             print(line, flush=True)
         if task["status"] == "COMPLETED":
             return
@@ -74,43 +75,46 @@ def wait(url: str, task_id: str) -> None:
 
 
 def download(url: str, task_id: str, output: Path) -> None:
-    """Save the finished video."""
-    address = f"{url}/api/v1/synthesis/{task_id}/download"
-    with checked(requests.get(address, stream=True, timeout=TIMEOUT)) as response, output.open("wb") as file:
+    """Download the video of a completed task and validate it."""
+    video_url = f"{url}/api/v1/synthesis/{task_id}/download"
+    with checked(requests.get(video_url, stream=True, timeout=TIMEOUT)) as response, output.open("wb") as file:
         for chunk in response.iter_content(chunk_size=1 << 20):
             file.write(chunk)
     check_video(output, int(response.headers["Content-Length"]))
 
 
 def check_video(path: Path, expected_size: int) -> None:
-    """Is it an mp4, and all of it?"""
+    """Check that the file is complete and an MP4 file."""
     size = path.stat().st_size
     if size == 0 or size != expected_size:
-        raise SmokeTestError(f"{path} has {size} bytes; the service announced {expected_size}.")
+        raise SmokeTestError(f"{path} is incomplete: {size} of {expected_size} bytes.")
     with path.open("rb") as file:
         if file.read(8)[4:] != b"ftyp":
-            raise SmokeTestError(f"{path} is no mp4 file.")
+            raise SmokeTestError(f"{path} is not an MP4 file.")
 
 
 def show_health(url: str) -> None:
-    """Print how the service is; an unhealthy one is a failure."""
-    answer = health(url)
-    print(f"{url}: {answer['status']}, {answer['state']}, engine {answer['engine']}, version {answer['version']}")
-    if answer["reason"]:
-        print(answer["reason"])
-    if answer["status"] != "healthy":
-        raise SmokeTestError("The service takes no jobs now.")
+    """Print the service health. Raises SmokeTestError if the service is unhealthy."""
+    body = health(url)
+    print(f"{url}: {body['status']}, {body['state']}, engine {body['engine']}, version {body['version']}")
+    if body["reason"]:
+        print(body["reason"])
+    if body["status"] != "healthy":
+        raise SmokeTestError("The service does not accept tasks.")
 
 
 def main() -> int:
-    """Run what the command line asks for; returns the exit code."""
-    parser = argparse.ArgumentParser(description="Smoke test of a running DICE-Talk API.")
-    parser.add_argument("what", nargs="?", choices=["all", "health"], default="all", help="default: all")
-    parser.add_argument("--url", default=os.environ.get("DICE_TALK_URL", "http://127.0.0.1:8000"))
-    parser.add_argument("--image", type=Path, default=EXAMPLES / "portrait.jpg", help="portrait, jpg or png")
-    parser.add_argument("--audio", type=Path, default=EXAMPLES / "speech_en.wav", help="speech, wav or mp3")
-    parser.add_argument("--emotion", choices=EMOTIONS, default="happy")
-    parser.add_argument("--output", type=Path, default=Path("result.mp4"), help="where the video goes")
+    """Command-line entry point; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description="Smoke test for a running DICE-Talk API.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("what", nargs="?", choices=["all", "health"], default="all", help="checks to run")
+    parser.add_argument("--url", default=os.environ.get("DICE_TALK_URL", "http://127.0.0.1:8000"), help="service URL")
+    parser.add_argument("--image", type=Path, default=EXAMPLES / "portrait.jpg", help="portrait, JPEG or PNG")
+    parser.add_argument("--audio", type=Path, default=EXAMPLES / "speech_en.wav", help="speech, WAV or MP3")
+    parser.add_argument("--emotion", choices=EMOTIONS, default="happy", help="emotion of the video")
+    parser.add_argument("--output", type=Path, default=Path("result.mp4"), help="output file")
     options = parser.parse_args()
     url = options.url.rstrip("/")
     try:
@@ -120,11 +124,11 @@ def main() -> int:
             print(f"Task {task_id}")
             wait(url, task_id)
             download(url, task_id, options.output)
-            print(f"The video is {options.output.resolve()} ({options.output.stat().st_size} bytes).")
+            print(f"Video saved to {options.output.resolve()} ({options.output.stat().st_size} bytes).")
     except KeyboardInterrupt:
-        print("Stopped; the task goes on without us.", file=sys.stderr)
+        print("Interrupted. A submitted task continues to run.", file=sys.stderr)
     except requests.ConnectionError:
-        print(f"No connection to {url}. Does the service run? ./start_server.sh starts it.", file=sys.stderr)
+        print(f"Cannot connect to {url}. Start the service with ./start_server.sh.", file=sys.stderr)
     except (SmokeTestError, OSError) as error:
         print(error, file=sys.stderr)
     else:

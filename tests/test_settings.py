@@ -126,7 +126,7 @@ def test_every_wrong_value_stops_the_start(
     elsewhere = [] if key == "host" else ["--host", "192.0.2.1"]
     assert main(["--config", str(file), *elsewhere]) == 2
     said, _, named = capsys.readouterr().err.partition("\n")
-    assert said == "The settings are wrong."
+    assert said == "Invalid configuration."
     assert named.startswith(f"{path}: ")
     assert named.count("\n") == 1
 
@@ -146,7 +146,7 @@ def test_the_process_names_every_key_that_is_wrong(tmp_path: Path) -> None:
     )  # fmt: skip
     assert ended.returncode == 2
     first, *lines = ended.stderr.splitlines()
-    assert first == "The settings are wrong."
+    assert first == "Invalid configuration."
     named = {line.split(":")[0] for line in lines}
     assert named == {f"{section}.{key}" for section, key in KEYS} - {"security.cors_origins"}
 

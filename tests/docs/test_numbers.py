@@ -86,7 +86,7 @@ SENTENCES: list[tuple[str, str, tuple[float, ...]]] = [
     (GUIDE, r"`Retry-After` 为 (\d+) 秒；健康状态", (errors.StorageFullError.retry_after,)),
     (REFERENCE, r"page of the list \| (\d+) tasks, (\d+) at most", (PAGE["default"], PAGE["maximum"])),
     (GUIDE, r"在 (\d+) 端口提供服务", (SERVER.port,)),
-    (GUIDE, r"Port (\d+) is taken", (SERVER.port,)),
+    (GUIDE, r"Port (\d+) is already in use", (SERVER.port,)),
     ("doc/architecture.md", r"(\w+) requests at a time", (submission.CHECKS_AT_ONCE,)),
     (GUIDE, r"motion bucket（(\d+) 和 (\d+)）", (pipeline.MOTION_BUCKET, pipeline.MOTION_BUCKET_EXP)),
     ("README.md", r"motion buckets, (\d+) and (\d+)", (pipeline.MOTION_BUCKET, pipeline.MOTION_BUCKET_EXP)),

@@ -57,7 +57,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
     made = Checkout(directory / "a checkout", _environment(venv, directory), venv, directory)
     made.stamp("requirements_api.txt")
     made.stamp("requirements.txt")
-    made.launch().await_text("Ctrl-C stops it.")
+    made.launch().await_text("Press Ctrl-C to stop.")
     yield made
     made.end_all()
 

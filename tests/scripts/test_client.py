@@ -34,19 +34,19 @@ def test_the_whole_way(running: Checkout, tmp_path: Path) -> None:
     code, output = running.run_client("--emotion", "sad", "--output", str(video))
     assert code == 0, output
     assert "100%  COMPLETED" in output
-    assert f"The video is {video} ({video.stat().st_size} bytes)." in output
+    assert f"Video saved to {video} ({video.stat().st_size} bytes)." in output
 
 
 def test_the_sentence_of_the_service_is_shown(running: Checkout) -> None:
     code, output = running.run_client("--image", str(REPOSITORY / "examples" / "speech_en.wav"))
     assert code == 1
-    assert "The service answered 415: " in output
+    assert "The service returned 415: " in output
     assert "Traceback" not in output
 
 
 def test_no_service(checkout: Checkout) -> None:
     code, output = checkout.run_client("health")
-    assert (code, f"No connection to {checkout.url}" in output) == (1, True)
+    assert (code, f"Cannot connect to {checkout.url}" in output) == (1, True)
 
 
 class Scripted(ThreadingHTTPServer):
@@ -90,10 +90,10 @@ def scripted() -> Iterator[Scripted]:
     ("path", "answer", "sentence"),
     [
         ("/api/health", HEALTH | {"status": "unhealthy", "reason": "It is draining."}, "It is draining."),
-        ("/api/health", b"broken", "The service answered 500"),
+        ("/api/health", b"broken", "The service returned 500"),
         ("/api/v1/synthesis/1/status", COMPLETED | {"status": "FAILED", "error_code": "no_face"}, "(no_face): Done."),
-        ("/api/v1/synthesis/1/download", b"<html>not a video</html>", "is no mp4 file"),
-        ("/api/v1/synthesis/1/download", b"", "has 0 bytes"),
+        ("/api/v1/synthesis/1/download", b"<html>not a video</html>", "is not an MP4 file"),
+        ("/api/v1/synthesis/1/download", b"", "is incomplete: 0 of 0 bytes"),
     ],
 )
 def test_what_is_wrong_is_said(

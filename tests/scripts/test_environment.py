@@ -29,7 +29,7 @@ def test_a_changed_requirements_file_is_installed_once(checkout: Checkout, start
 def test_install_asks_the_installer_again(checkout: Checkout) -> None:
     code, output = checkout.run("install")
     assert (code, len(checkout.calls)) == (0, 1)
-    assert "Everything is installed" in output
+    assert "All dependencies are installed" in output
 
 
 def test_pip_steps_in_for_uv(checkout: Checkout, start: list[str]) -> None:
@@ -104,13 +104,13 @@ def test_a_broken_environment_is_made_anew(checkout: Checkout, harm: str) -> Non
     python = fake_python(checkout, '[[ $2 == venv ]] || { echo 3.12; exit; }\necho "asked for $*"; exit 1')
     code, output = checkout.run("install", DICE_TALK_VENV=str(venv), DICE_TALK_PYTHON=str(python))
     assert code == 4
-    assert "making it anew" in output
+    assert "recreating it" in output
     assert f"asked for -m venv --clear {venv}" in output
 
 
 def test_a_directory_of_something_else_is_not_emptied(checkout: Checkout) -> None:
     code, output = checkout.run("install", DICE_TALK_VENV=str(checkout.root / "examples"))
-    assert (code, "holds other things" in output) == (4, True)
+    assert (code, "contains other files" in output) == (4, True)
     assert (checkout.root / "examples" / "portrait.jpg").exists()
 
 
@@ -119,7 +119,7 @@ def test_a_directory_of_something_else_is_not_emptied(checkout: Checkout) -> Non
     [
         ("echo 3.10", "is Python 3.10, which is too old"),
         ("[[ $2 == *ensurepip* ]] && exit 1; echo 3.12", "apt install python3-venv"),
-        (None, "No Python was found"),
+        (None, "No Python interpreter found"),
     ],
 )
 def test_a_python_that_will_not_do_gets_a_sentence(checkout: Checkout, body: str | None, sentence: str) -> None:

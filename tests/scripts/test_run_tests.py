@@ -78,8 +78,8 @@ INSTALLED = ["apt-get update -qq", "apt-get install -qq --no-install-recommends 
     ("user", "apt", "calls", "said"),
     [
         (0, "true", INSTALLED, ""),
-        (0, "false", INSTALLED[:1], "Chromium could not be installed: the tests in a browser are skipped."),
-        (1000, "true", [], "the tests in a browser are skipped."),
+        (0, "false", INSTALLED[:1], "Could not install Chromium: browser tests are skipped."),
+        (1000, "true", [], "requires root and apt-get: browser tests are skipped."),
     ],
 )
 def test_ci_installs_chromium_where_it_can_and_runs_everything_anyway(
