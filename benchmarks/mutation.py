@@ -23,12 +23,12 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "mutation.md"
 TARGET = 0.9
 TESTS = {
-    "api/records.py": "tests/test_tasks.py",
+    "api/records.py": "tests/test_records.py",
     "api/storage/journal.py": "tests/test_journal.py",
     "api/storage/database.py": "tests/test_journal.py",
     "api/storage/repair.py": "tests/test_journal.py",
     "api/tasks/registry.py": "tests/test_registry.py",
-    "api/tasks/attempt.py": "tests/test_worker.py",
+    "api/tasks/attempt.py": "tests/test_attempt.py",
 }
 COPIED = ("api", "engines", "media", "tests", "config", "examples")
 _LOADED = "It is set before anything reads it."

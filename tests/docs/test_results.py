@@ -69,8 +69,7 @@ def test_mutants_of_what_keeps_tasks() -> None:
     text = results("mutation.md")
     header, _, *figures = rows(text.partition("\n## ")[0])
     assert header[2:] == ["mutants", "killed", "timeouts", "survived", "score (target at least 90%)"]
-    modules = ("tasks", "journal", "journal_file", "journal_repair", "registry", "worker")
-    assert [row[0] for row in figures] == [f"`api/{name}.py`" for name in modules]
+    assert [row[0] for row in figures] == [f"`{module}`" for module in mutation.TESTS]
     for _, _, mutants, killed, _, survived, score in figures:
         assert float(score.removesuffix("%")) >= 90
         assert int(killed) / int(mutants) >= 0.9

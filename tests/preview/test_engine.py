@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from api.settings import Settings
 from engines.base import (
     Image,
     JobCancelledError,
@@ -176,3 +177,11 @@ def test_estimates_grow_with_the_work(engine: PreviewEngine) -> None:
     assert estimate(fps=60)[0] > 1.5 * estimate()[0]
     assert estimate(min_resolution=1024) > estimate(min_resolution=512)
     assert 0.5 < estimate(10.0, min_resolution=512)[0] < 10
+
+
+@pytest.mark.parametrize("size", [(1024, 1024), (1024, 3072)])
+def test_largest_preview_fits_the_time_limit_on_half_the_speed(size: tuple[int, int]) -> None:
+    settings = Settings()
+    params = replace(PARAMS, min_resolution=1024, fps=settings.synthesis.fps)
+    expected = PreviewEngine(settings.files.checkpoint_dir).estimate(params, 600, size).seconds
+    assert 2 * expected < settings.tasks.timeout_seconds
