@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from benchmarks import mutation
 from tests.process import ROOT
 
 
