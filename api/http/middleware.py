@@ -37,8 +37,8 @@ class RequestLog:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        requested_id = Headers(scope=scope).get("x-request-id", "")
+        request_id = requested_id if REQUEST_ID.fullmatch(requested_id) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
         started = time.perf_counter()

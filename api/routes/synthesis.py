@@ -35,7 +35,7 @@ router = APIRouter(prefix=PREFIX, tags=["synthesis"])
     },
 )
 async def start(request: Request, response: Response, service: Annotated[Service, Depends(service_of)]) -> TaskAccepted:
-    """Create a talking-portrait video from a portrait, a speech recording and an emotion.
+    """Creates a talking-portrait video from a portrait, a speech recording and an emotion.
 
     All validation happens here, including face detection. A request with an `Idempotency-Key` is safe to retry: the
     same form returns the same task.
