@@ -19,7 +19,7 @@ class Device:
 
 
 class DeviceMonitor:
-    """Reads the GPU with the CUDA index `device_id`. A negative index, a missing driver or GPU gives no readings."""
+    """Reads the GPU with the CUDA index `device_id`; -1 stands for the CPU, for which there is nothing to read."""
 
     def __init__(self, device_id: int) -> None:
         self._handle = None

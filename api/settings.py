@@ -61,7 +61,7 @@ ProjectPath = Annotated[Path, AfterValidator(_from_root)]
 
 
 class SettingsError(Exception):
-    """Invalid configuration. The message has one line per invalid key: its path and the problem."""
+    """Invalid configuration. The message names each invalid key and its problem, one per line."""
 
 
 @contextmanager

@@ -39,8 +39,9 @@ class RequestLog:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if REQUEST_ID.fullmatch(given) else f"{self._random.getrandbits(128):032x}"
+        requested_id = Headers(scope=scope).get("x-request-id", "")
+        valid = REQUEST_ID.fullmatch(requested_id) is not None
+        request_id = requested_id if valid else f"{self._random.getrandbits(128):032x}"
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
         started = time.perf_counter()

@@ -46,7 +46,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser; reject a head larger than HEAD_LIMIT with 431."""
+        """Feed the parser; respond 431 if the request head exceeds HEAD_LIMIT."""
         self._last_byte = self.loop.time()
         self._head_bytes += len(data)
         super().data_received(data)

@@ -37,7 +37,7 @@ polling = APIRouter(prefix=PREFIX, tags=["synthesis"], route_class=PlainRoute)
     },
 )
 async def start(request: Request, response: Response, submissions: SubmissionsDep) -> TaskAccepted:
-    """Create a talking-portrait video from a portrait, a speech recording and an emotion.
+    """Creates a talking-portrait video from a portrait, a speech recording and an emotion.
 
     All validation happens here, including face detection. A request with an `Idempotency-Key` is safe to retry: the
     same form returns the same task.
