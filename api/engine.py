@@ -160,6 +160,11 @@ class EngineLoader:
             raise SetupError(self.reason or "")
         return engine
 
+    @property
+    def model_loaded(self) -> bool:
+        """Whether the DICE-Talk networks are loaded."""
+        return "dice_talk" in self.engines and self.state is ServiceState.READY
+
     async def wait(self, seconds: float) -> bool:
         """Wait until loading has finished; False if it takes longer."""
         waiter = (asyncio.get_running_loop(), asyncio.Event())

@@ -83,11 +83,7 @@ class Service:
     @property
     def model_loaded(self) -> bool:
         """Whether the DICE-Talk networks are loaded and their GPU works."""
-        return (
-            self.loader.name == "dice_talk"
-            and self.loader.state is ServiceState.READY
-            and self.task_manager.gpu_failure is None
-        )
+        return self.loader.model_loaded and self.task_manager.gpu_failure is None
 
     def problems(self) -> Iterator[UnavailableError]:
         """Why tasks are not accepted now, the gravest reason first. A full queue is none: it empties by itself."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +10,7 @@ from pydantic import BaseModel
 from starlette.datastructures import Headers
 
 from api.http.errors import ApiError
+from api.utils import sha256_json
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotent-Replayed"
@@ -39,8 +38,7 @@ def key_of(headers: Headers) -> str | None:
 
 def fingerprint(files: Mapping[str, str], fields: BaseModel, given: tuple[str, ...]) -> str:
     """Fingerprint of a form: equal for the same files (name → SHA-256) and the same explicitly set text fields."""
-    parts = [dict(files), fields.model_dump(mode="json", include=set(given))]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return sha256_json([dict(files), fields.model_dump(mode="json", include=set(given))])
 
 
 def reused() -> ApiError:

@@ -54,9 +54,8 @@ class Journal:
         self.created_at = content.created_at
 
     def load(self) -> tuple[list[Task], dict[str, float]]:
-        """Return the restored tasks in order of acceptance, and the tombstones (task id → Unix time of their end).
-
-        To be called once: the journal does not keep them in memory.
+        """Hand over what was read when the journal was opened: the tasks in order of acceptance, and the tombstones
+        (task id → Unix time of their end). To be called once: the journal does not keep them in memory.
         """
         tasks, tombstones = sorted(self._tasks, key=lambda task: task.position), self._tombstones
         self._tasks, self._tombstones = [], {}

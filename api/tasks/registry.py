@@ -123,14 +123,15 @@ class TaskRegistry:
     # -- changing --------------------------------------------------------------------------------------------------
 
     def restore(self) -> list[Task]:
-        """Read the journal; returns the unfinished tasks, oldest first. Their uploads may be missing.
+        """Take over the tasks that the journal has read; returns the unfinished ones, oldest first.
 
-        Their place in the queue is up to the caller.
+        They are in the queue as the previous process left them, running ones included. Their uploads may be missing.
         """
         tasks, self._tombstones = self._journal.load()
         for task in tasks:
             self._tasks[task.id] = task
             self._reference_files(task)
+            self.queue.put(task)
         self._next_position = max((task.position for task in tasks), default=0) + 1
         return [task for task in tasks if not task.ended]
 

@@ -96,7 +96,7 @@ class Scheduler:
     # -- starting and ending tasks ---------------------------------------------------------------------------------
 
     def restore(self, task: Task) -> None:
-        """Queue a task left unfinished by the previous process, or end it if it cannot run."""
+        """Requeue a restored task that was running when the previous process ended; end those that cannot run."""
         if task.deleted:
             self._registry.forget(task)
         elif task.cancelled:
@@ -106,8 +106,6 @@ class Scheduler:
             self._fail(task, Failure(TaskErrorCode.INTERRUPTED, message))
         elif task.status is TaskStatus.PROCESSING:
             self._requeue(task)
-        else:
-            self._queue.put(task)
 
     def resume(self) -> None:
         """Start queued tasks, now that the engine is loaded. Tasks are estimated again: engine or GPU may differ."""
@@ -175,7 +173,10 @@ class Scheduler:
         logger.log(level, "Task %s failed: %s: %s", task.id, failure.code, failure.message)
 
     def _requeue(self, task: Task) -> None:
-        """Leave an interrupted task to the next process, or fail it if it was started `max_attempts` times."""
+        """Return an interrupted task to the queue, or fail it if it was started `max_attempts` times.
+
+        Called by the process that stops and, if that was killed, by the next one.
+        """
         if task.attempt >= self._settings.max_attempts:
             message = f"The service stopped before the video was ready, {task.attempt} times."
             self._fail(task, Failure(TaskErrorCode.INTERRUPTED, message))

@@ -119,7 +119,7 @@ class Synthesis:
             self._report(Stage.PREPARING, min(samples / RATE / job.seconds, 1.0), "Listening to the speech")
 
         return SpeechFeatures.of(
-            speech_windows(job.audio, job.seconds), self._loaded.speech, job.output.parent, after_window
+            speech_windows(job.audio, job.seconds), self._loaded.speech, job.workspace, after_window
         )
 
     def _windows(self, frames: int) -> int:
