@@ -23,10 +23,10 @@
 #   --emotions-url URL   download: base URL of the emotion priors  (the upstream repository)
 #
 # Environment
-#   DICE_TALK_VENV           Python environment directory                     (.venv)
-#   DICE_TALK_PYTHON         Python interpreter for creating the environment  (first suitable one on the PATH)
-#   DICE_TALK_START_TIMEOUT  seconds start waits for the engine to load       (900)
-#   DICE_TALK_STOP_TIMEOUT   seconds stop waits before killing the service    (tasks.shutdown_grace + 30)
+#   DICE_TALK_VENV           Python environment directory                       (.venv)
+#   DICE_TALK_PYTHON         Python interpreter for creating the environment    (first suitable one on the PATH)
+#   DICE_TALK_START_TIMEOUT  start: seconds to wait for the engine to load      (900)
+#   DICE_TALK_STOP_TIMEOUT   stop: seconds to wait before killing the service   (tasks.shutdown_grace + 30)
 #   DICE_TALK_SECTION__KEY   any setting, e.g. DICE_TALK_SERVER__PORT=9000
 #   HF_TOKEN, HF_ENDPOINT    download: Hugging Face access token and mirror
 #
@@ -183,7 +183,7 @@ launch() {
     trap on_exit EXIT
     say "Starting the service."
     (
-        # Ignored until the service installs its own handlers; on_signal sends SIGTERM instead.
+        # The service installs its own SIGINT handler and keeps ignoring SIGHUP; on_signal sends SIGTERM instead.
         trap '' INT HUP
         exec "$VENV/bin/python" -m api.server "${server_options[@]}" </dev/null
     ) &

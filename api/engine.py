@@ -1,4 +1,4 @@
-"""Selects, builds and loads the engine: the only module that names one. Engines are imported when needed."""
+"""Selects, builds and loads the engine: the only module that imports engines, and only when needed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engines.base import Engine, SetupError
 
 logger = logging.getLogger("api.engine")
 
-_ON_A_CPU = "DICE-Talk takes hours per video on a CPU; to run it there anyway, set"
+_CPU_HINT = "DICE-Talk takes hours per video on a CPU; to run it there anyway, set"
 _LOAD_FAILED = "The engine could not be loaded; see the server log."
 
 
@@ -52,14 +52,14 @@ def choose_engine(settings: Settings) -> Choice:
 
 def missing_packages(error: ImportError) -> SetupError:
     """The error for an engine that cannot be imported, with what to install."""
-    name = error.name or "A Python package"
+    name = error.name or "a Python package"
     problem = "is not installed"
     if not isinstance(error, ModuleNotFoundError):
         problem = "cannot be imported (see the server log)"
-        logger.warning("%s cannot be imported", name, exc_info=error)
+        logger.warning("Cannot import %s", name, exc_info=error)
     return SetupError(
-        f"The engine needs {name}, which {problem}. Run pip install -r requirements.txt; ./start_server.sh does so "
-        "itself if it finds a GPU or is given --engine dice_talk."
+        f"The engine needs {name}, which {problem}. Run pip install -r requirements.txt, or "
+        "./start_server.sh --engine dice_talk to install it."
     )
 
 
@@ -73,7 +73,7 @@ def _dice_talk_on_gpu(settings: Settings) -> Engine:
     """For `auto`, which never selects DICE-Talk on a CPU: it takes hours there."""
     _check_checkpoints(settings.files.checkpoint_dir)
     if settings.gpu.device_id < 0:
-        raise SetupError(f"gpu.device_id is -1. {_ON_A_CPU} synthesis.engine to dice_talk.")
+        raise SetupError(f"gpu.device_id is -1. {_CPU_HINT} synthesis.engine to dice_talk.")
     return _dice_talk(settings)
 
 
@@ -96,9 +96,9 @@ def _dice_talk(settings: Settings) -> Engine:
 
 
 def _check_gpu(device_id: int) -> None:
-    problem = why_no_cuda(device_id)
+    problem = cuda_problem(device_id)
     if problem is not None:
-        raise SetupError(f"{problem} {_ON_A_CPU} synthesis.engine to dice_talk and gpu.device_id to -1.")
+        raise SetupError(f"{problem} {_CPU_HINT} synthesis.engine to dice_talk and gpu.device_id to -1.")
 
 
 def _check_checkpoints(directory: Path) -> None:
@@ -108,14 +108,13 @@ def _check_checkpoints(directory: Path) -> None:
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise SetupError(
-            f"The DICE-Talk checkpoints are incomplete: {', '.join(missing[:3])}{more} "
-            f"{'is' if len(missing) == 1 else 'are'} missing in {directory.name}/. "
+            f"DICE-Talk weights are missing in {directory.name}/: {', '.join(missing[:3])}{more}. "
             "Run ./start_server.sh download, or set synthesis.engine to preview."
         )
 
 
 class ServiceState(StrEnum):
-    """What the service as a whole is doing."""
+    """State of the service."""
 
     STARTING = "starting"
     READY = "ready"
@@ -190,16 +189,16 @@ class EngineLoader:
         try:
             choice: Choice | None = self._choose()
             while choice is not None:
-                choice = self._try(choice)
+                choice = self._load_choice(choice)
         except SetupError as error:
-            self._end(ServiceState.SETUP_FAILED, str(error))
+            self._finish(ServiceState.SETUP_FAILED, str(error))
             # The message is enough: no traceback.
             logger.error("Setup failed: %s", error)  # noqa: TRY400
         except Exception:
-            self._end(ServiceState.SETUP_FAILED, _LOAD_FAILED)
+            self._finish(ServiceState.SETUP_FAILED, _LOAD_FAILED)
             logger.exception("Setup failed")
 
-    def _try(self, choice: Choice) -> Choice | None:
+    def _load_choice(self, choice: Choice) -> Choice | None:
         """Load this engine. Returns None on success, otherwise the fallback; raises if there is none."""
         self.name = choice.engine.name
         try:
@@ -209,17 +208,17 @@ class EngineLoader:
                 raise
             expected = isinstance(error, SetupError)
             why = str(error) if expected else f"The {self.name} engine could not be loaded; see the server log."
-            logger.warning("Engine %s: %s", choice.engine.name, why, exc_info=None if expected else error)
+            logger.warning("Engine %s failed to load: %s", self.name, why, exc_info=None if expected else error)
             return choice.fallback(why)
         self.engines[choice.engine.name] = choice.engine
         if choice.reason:
             logger.warning("%s", choice.reason)
         self._on_loaded()
-        self._end(ServiceState.READY, choice.reason)
+        self._finish(ServiceState.READY, choice.reason)
         logger.info("Engine %s is ready", choice.engine.name)
         return None
 
-    def _end(self, state: ServiceState, reason: str | None) -> None:
+    def _finish(self, state: ServiceState, reason: str | None) -> None:
         with self._lock:
             self.state, self.reason = state, reason
             self.done.set()
@@ -237,7 +236,7 @@ def _load_engine(engine: Engine) -> None:
         raise missing_packages(error) from error
 
 
-def why_no_cuda(device_id: int) -> str | None:
+def cuda_problem(device_id: int) -> str | None:
     """Why PyTorch cannot use this GPU; None if it can. Raises ImportError without PyTorch.
 
     NVML does not know: containers often lack it although their GPU works, and its numbering differs from CUDA's.
@@ -253,5 +252,5 @@ def why_no_cuda(device_id: int) -> str | None:
     if count == 0:
         return "PyTorch finds no CUDA GPU on this machine."
     if device_id >= count:
-        return f"gpu.device_id is {device_id}, but PyTorch finds {count} CUDA GPU{'s' * (count > 1)}, counted from 0."
+        return f"gpu.device_id is {device_id}, but PyTorch finds only {count}, numbered from 0."
     return None

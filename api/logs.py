@@ -6,7 +6,7 @@ import logging
 import sys
 from logging.handlers import RotatingFileHandler
 
-from api.settings import Settings, used_as
+from api.settings import Settings, naming_setting
 
 
 def configure_logging(settings: Settings) -> None:
@@ -16,7 +16,7 @@ def configure_logging(settings: Settings) -> None:
     if options.file is not None:
         # RotatingFileHandler never rotates with maxBytes=0.
         size = max(1, round(options.max_mb * 2**20))
-        with used_as("logging.file"):
+        with naming_setting("logging.file"):
             options.file.parent.mkdir(parents=True, exist_ok=True)
             handlers.append(
                 RotatingFileHandler(options.file, maxBytes=size, backupCount=options.backups, encoding="utf-8")

@@ -72,9 +72,9 @@ class TaskView(BaseModel):
     eta_seconds: float | None = Field(description="Estimated seconds until the video is ready; null once ended.")
     started_at: datetime | None
     completed_at: datetime | None
-    expires_at: datetime | None = Field(description="When the task and its video are deleted.")
+    expires_at: datetime | None = Field(description="When the task and its video are deleted; null until finished.")
     error_code: TaskErrorCode | None = Field(description="Why the task failed; null unless FAILED.")
-    attempt: int = Field(description="Number of attempts started; 2 after one interruption.")
+    attempt: int = Field(description="Number of times the task was started; above 1 after an interruption.")
     parameters: SynthesisParams
     engine: str = Field(examples=["preview"])
     warnings: list[str]
@@ -100,8 +100,8 @@ class TaskList(BaseModel):
 
     data: list[TaskView]
     has_more: bool = Field(description="Whether there are older tasks; get them with `after=last_id`.")
-    first_id: str | None = Field(description="Id of the first task in `data`; null if it is empty.")
-    last_id: str | None = Field(description="Id of the last task in `data`; null if it is empty.")
+    first_id: str | None = Field(description="ID of the first task in `data`; null if it is empty.")
+    last_id: str | None = Field(description="ID of the last task in `data`; null if it is empty.")
 
 
 class ManifestInput(BaseModel):
@@ -122,7 +122,7 @@ class ManifestEngine(BaseModel):
 
     name: str = Field(examples=["preview"])
     version: str
-    checkpoint: str = Field(description="SHA-256 over all model files; changes with any of them.")
+    checkpoint: str = Field(description="SHA-256 over the names and contents of the weights that the engine uses.")
 
 
 class ManifestTimings(BaseModel):
@@ -132,7 +132,7 @@ class ManifestTimings(BaseModel):
     started_at: datetime | None = Field(description="Start of the last attempt.")
     completed_at: datetime | None
     waited_seconds: float | None = Field(description="Seconds from the request to the start of the last attempt.")
-    worked_seconds: float | None = Field(description="Seconds the last attempt took; null until the task has ended.")
+    worked_seconds: float | None = Field(description="Seconds the last attempt took; null unless started and finished.")
 
 
 class ManifestOutput(BaseModel):
@@ -152,7 +152,7 @@ class Manifest(BaseModel):
     parameters: SynthesisParams = Field(description="All parameters, including defaults and the seed.")
     engine: ManifestEngine
     service_version: str
-    attempt: int = Field(description="Number of attempts started.")
+    attempt: int = Field(description="Number of times the task was started.")
     timings: ManifestTimings
     output: ManifestOutput | None = Field(description="The video; null until it is ready.")
 
@@ -177,10 +177,12 @@ class Health(BaseModel):
     version: str
     engine: str | None = Field(description="dice_talk or preview; null until the engine is selected.")
     state: ServiceState
-    reason: str | None = Field(description="Why the service is unhealthy, or why this engine was selected.")
+    reason: str | None = Field(
+        description="Why the service is unhealthy or this engine was selected, or what a damaged journal lost."
+    )
     device: Device | None
     queue: QueueView
-    disk_free_bytes: int | None = Field(description="Free disk space; null if the output directory cannot be read.")
+    disk_free_bytes: int | None = Field(description="Free bytes on the disk of the output directory; null if unknown.")
 
 
 class Probe(BaseModel):
@@ -221,7 +223,7 @@ def task_view(report: TaskReport) -> TaskView:
 
 
 def tenths(seconds: float | None) -> float | None:
-    """Seconds as clients see them."""
+    """Round to tenths of a second, as in API responses."""
     return None if seconds is None else round(seconds, 1)
 
 

@@ -100,9 +100,9 @@ class Task:
     """One request and its progress. Records are immutable: each transition returns a new one.
 
     All times are Unix times in seconds.
-    position: in the order of acceptance, over all tasks.
+    position: sequence number in order of acceptance, unique across all tasks.
     key: equal for tasks that produce the same video, see `result_key`.
-    maker: the engine that accepted the task or, once it has started, that runs it.
+    maker: identity of the engine that accepted the task; updated if another one runs it.
     accepted_position: place in the queue when the task was accepted, 1 is next.
     attempt: number of times the task was started.
     cancelled: cancellation was requested; the task ends when the engine checks for it.

@@ -1,4 +1,4 @@
-"""The application, and `python -m api.server`.
+"""The FastAPI application and its entry point, `python -m api.server`.
 
 Exit codes: 0 clean shutdown; 1 shutdown with a task still running; 2 invalid configuration; 3 the address is in use or
 invalid; 8 the GPU failed or its engine stopped responding. Only a new process can use the GPU again, so the supervisor
@@ -49,13 +49,13 @@ from media.errors import CodedError
 
 logger = logging.getLogger("api.server")
 
-# Connections waiting to be accepted.
+# Listen backlog.
 _BACKLOG = 2048
 # Intervals of the periodic tasks.
 SWEEP_SECONDS, WATCH_SECONDS = 60.0, 1.0
 # Grace for open requests once all tasks have ended.
 _EXIT_SECONDS = 30.0
-# Before an exit on its own, clients get this long to read how their tasks ended.
+# After a GPU failure, clients can poll final statuses for this long before the process exits.
 LAST_POLLS_SECONDS = 5.0
 # Grace for flushing pending journal writes at exit.
 _LAST_WRITE_SECONDS = 5.0
@@ -158,7 +158,7 @@ class DrainingServer(uvicorn.Server):
         self._service = service
         self._last_polls = last_polls
         self._draining = False
-        threading.Thread(target=self._end_without_gpu, name="gpu-watch", daemon=True).start()
+        threading.Thread(target=self._exit_after_gpu_failure, name="gpu-watch", daemon=True).start()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Handle SIGTERM and Ctrl-C. Unlike the base class, does not re-raise the signal after a clean shutdown."""
@@ -172,7 +172,7 @@ class DrainingServer(uvicorn.Server):
         self._service.drain()
         self._end()
 
-    def _end_without_gpu(self) -> None:
+    def _exit_after_gpu_failure(self) -> None:
         self._service.task_manager.gpu_failed.wait()
         self._service.drain()
         time.sleep(self._last_polls)
@@ -187,7 +187,7 @@ class DrainingServer(uvicorn.Server):
 
 
 def http_config(app: FastAPI) -> uvicorn.Config:
-    """uvicorn's configuration."""
+    """Return the uvicorn configuration: bounded protocol, no access log, a graceful shutdown of 10 s."""
     service: Service = app.state.service
     protocol = bounded_protocol(service.settings.server.idle_timeout)
     return uvicorn.Config(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from api.device import DeviceMonitor
 from api.engine import Choice, EngineLoader, ServiceState
-from api.settings import Settings, SettingsError, TaskSettings, used_as
+from api.settings import Settings, SettingsError, TaskSettings, naming_setting
 from api.storage.errors import JournalError
 from api.storage.files import FileStore
 from api.storage.journal import Journal
@@ -33,7 +33,7 @@ from engines.base import Engine
 
 # How long a submission waits for an engine that is still loading.
 ENGINE_WAIT_SECONDS = 30.0
-# Below `files.data_dir`.
+# Below `files.output_dir`: a job that finds no space for its temporary files has none for its video either.
 _WORKSPACES = "workspaces"
 
 
@@ -51,12 +51,12 @@ class Service:
         self.events = events
         self.engine_wait_seconds = ENGINE_WAIT_SECONDS
         self._disk_free = disk_free
-        with used_as("files.upload_dir"):
+        with naming_setting("files.upload_dir"):
             self.uploads = FileStore(settings.files.upload_dir)
-        with used_as("files.output_dir"):
+        with naming_setting("files.output_dir"):
             self.outputs = FileStore(settings.files.output_dir)
         self.journal = _open_journal(settings.files.data_dir)
-        workspaces = Workspaces(settings.files.data_dir / _WORKSPACES)
+        workspaces = Workspaces(settings.files.output_dir / _WORKSPACES)
         self.task_manager = build_task_manager(
             lambda: self.loader.engine,
             settings.tasks,
@@ -75,7 +75,7 @@ class Service:
 
     @property
     def state(self) -> ServiceState:
-        """What the service as a whole is doing."""
+        """State of the service."""
         if self._draining:
             return ServiceState.DRAINING
         return self.loader.state if self.task_manager.gpu_failure is None else ServiceState.GPU_FAILED
@@ -86,7 +86,7 @@ class Service:
         return self.loader.model_loaded and self.task_manager.gpu_failure is None
 
     def problems(self) -> Iterator[UnavailableError]:
-        """Why tasks are not accepted now, the gravest reason first. A full queue is none: it empties by itself."""
+        """Yield the reasons why tasks are not accepted, most severe first. A full queue is not one: it is temporary."""
         failure = self.task_manager.gpu_failure
         if self._draining:
             yield DrainingError()
@@ -103,10 +103,10 @@ class Service:
     def check_open(self) -> None:
         """Raise UnavailableError when a submission would be refused now.
 
-        A loading engine is no reason, as `engine_ready` waits for it; nor is a journal that could not be written, as
-        the submission's own write may succeed.
+        A loading engine does not count: `engine_ready` waits for it. Neither does a failing journal: the submission's
+        own write may succeed.
         """
-        if self.loader.state is ServiceState.SETUP_FAILED:
+        if self.state is ServiceState.SETUP_FAILED:
             raise SetupFailedError(self.loader.reason)
         self.task_manager.check_open()
         for problem in self._disk_space_problem():
@@ -125,21 +125,21 @@ class Service:
     def drain(self) -> bool:
         """Shut the tasks down: see TaskManager.shutdown. Blocks; later calls wait for the first.
 
-        Returns whether all workers have stopped. After a GPU failure `state` stays at that, and no task gets any grace.
+        Returns whether all workers have stopped. After a GPU failure `state` stays GPU_FAILED, and tasks get no grace.
         """
         gpu_failed = self.task_manager.gpu_failure is not None
         self._draining = self._draining or not gpu_failed
         with self._drain_lock:
             if self._stopped is None:
                 self._stopped = self.task_manager.shutdown(0 if gpu_failed else self.settings.tasks.shutdown_grace)
-                # Only now: the streams' clients see how their tasks ended.
+                # Last, so that clients receive the final events of their tasks.
                 self.events.close()
         return self._stopped
 
     def close(self) -> None:
         """Release engine, journal and directories; only once no worker is running."""
         # Closing an engine on a GPU that failed would fail too. The end of the process releases it.
-        if self.task_manager.gpu_failure is None:
+        if self.loader.state is ServiceState.READY and self.task_manager.gpu_failure is None:
             self.loader.close()
         self.journal.close()
         self.uploads.close()
@@ -152,7 +152,7 @@ class Service:
         """
         workspaces.remove_leftovers()
         for key, store in (("upload_dir", self.uploads), ("output_dir", self.outputs)):
-            with used_as(f"files.{key}"):
+            with naming_setting(f"files.{key}"):
                 store.remove_parts()
                 store.remove_leftovers(self.settings.tasks.retention_seconds, self.journal.created_at)
 
@@ -187,8 +187,8 @@ def build_task_manager(
     lock = threading.Condition()
     queue = TaskQueue(settings.max_workers, clocks.now)
     registry = TaskRegistry(journal, queue, listener, uploads=uploads, outputs=outputs, workspaces=workspaces)
-    scheduler = Scheduler(registry, engine, settings, lock, clocks=clocks, new_executor=new_executor)
-    return TaskManager(registry, scheduler, settings, engine, lock, now=clocks.now, new_id=new_id)
+    scheduler = Scheduler(registry, queue, engine, settings, lock=lock, clocks=clocks, new_executor=new_executor)
+    return TaskManager(registry, scheduler, queue, engine, settings, lock=lock, now=clocks.now, new_id=new_id)
 
 
 def disk_free_bytes(directory: Path) -> int:
@@ -198,7 +198,7 @@ def disk_free_bytes(directory: Path) -> int:
 
 def _open_journal(directory: Path) -> Journal:
     try:
-        with used_as("files.data_dir"):
+        with naming_setting("files.data_dir"):
             return Journal(directory)
     except JournalError as error:
         raise SettingsError(f"files.data_dir: {error}") from error

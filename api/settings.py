@@ -65,7 +65,7 @@ class SettingsError(Exception):
 
 
 @contextmanager
-def used_as(path: str) -> Iterator[None]:
+def naming_setting(path: str) -> Iterator[None]:
     """Re-raise OSError as a SettingsError that names the setting `path`."""
     try:
         yield
@@ -147,7 +147,7 @@ class FileSettings(_Section):
 
     @property
     def upload_limits(self) -> dict[str, int]:
-        """Form field of each upload → most bytes."""
+        """Maximum size in bytes by upload field."""
         return {"image": round(self.max_image_mb * 2**20), "audio": round(self.max_audio_mb * 2**20)}
 
     @property

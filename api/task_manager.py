@@ -10,23 +10,26 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 
-from api.records import EngineIdentity, Submission, Task, TaskReport, TaskStatus, client_warnings
+from api.records import EngineIdentity, Result, Submission, Task, TaskReport, TaskStatus, client_warnings
 from api.settings import TaskSettings
 from api.tasks.errors import (
     FileMissingError,
     NotFailedError,
+    NotFinishedError,
     QueueFullError,
     TaskExpiredError,
+    TaskFailedError,
     TaskNotFoundError,
     TooLongError,
 )
+from api.tasks.queue import TaskQueue
 from api.tasks.registry import TaskRegistry, result_key
 from api.tasks.scheduler import Scheduler
 from engines.base import Engine
 
 logger = logging.getLogger("api.task_manager")
 
-# For an interrupted engine to notice.
+# Grace for an interrupted engine to stop.
 STOP_SECONDS = 10.0
 # Expired tasks are deleted in batches, so that other threads get the lock in between.
 _SWEEP_BATCH = 100
@@ -42,9 +45,9 @@ def new_task_id() -> str:
 class TaskManager:
     """Runs at most `max_workers` tasks, queues `max_queue` more, and deletes them after `retention_hours`.
 
-    Equal requests share one video: while one of them runs the others wait for it; if it fails, the next one runs
-    itself. Uploads and videos stay while a task needs them. Tasks survive the process: those in the journal are here
-    from the start, and unfinished ones run after `resume`, at most `max_attempts` times in all.
+    Equal requests share one video: only one of them runs at a time; if it fails, the next one runs. Uploads and videos
+    are kept while a task needs them. Tasks survive the process: the constructor restores those in the journal, and
+    unfinished ones run after `resume`, at most `max_attempts` times in all.
 
     When the GPU fails, no task can run any more in this process: new ones are refused and the others are left to the
     next process. `gpu_failed` is set then, and `gpu_failure` has the reason.
@@ -56,18 +59,19 @@ class TaskManager:
         self,
         registry: TaskRegistry,
         scheduler: Scheduler,
-        settings: TaskSettings,
+        queue: TaskQueue,
         engine: Callable[[], Engine],
-        lock: threading.Condition,
+        settings: TaskSettings,
         *,
+        lock: threading.Condition,
         now: Callable[[], float] = time.time,
         new_id: Callable[[], str] = new_task_id,
     ) -> None:
-        """Restores the journal's tasks. `engine` returns the loaded engine; `lock` is the scheduler's too."""
+        """Restores the journal's tasks. `engine` returns the loaded engine; the scheduler uses the same `lock`."""
         self.lock = lock
         self.gpu_failed = scheduler.gpu_failed
         self._registry = registry
-        self._queue = registry.queue
+        self._queue = queue
         self._scheduler = scheduler
         self._settings = settings
         self._engine = engine
@@ -125,7 +129,10 @@ class TaskManager:
             return self._queue.report(self._registry.get(task_id))
 
     def delete(self, task_id: str) -> None:
-        """Delete a task and its files; a running one is cancelled and hidden until then. Raises like `get`."""
+        """Delete a task and its files. Raises like `get`.
+
+        A running one is cancelled and hidden at once, and deleted when its engine stops.
+        """
         with self.lock:
             task = self._find(task_id)
             if task.status is TaskStatus.PROCESSING:
@@ -137,8 +144,17 @@ class TaskManager:
             self._registry.report_positions()
 
     def get(self, task_id: str) -> TaskReport:
-        """The present state of a task. Raises TaskNotFoundError, TaskExpiredError."""
+        """The current state of a task. Raises TaskNotFoundError, TaskExpiredError."""
         return self._queue.report(self._find(task_id))
+
+    def result(self, task_id: str) -> Result:
+        """The video of a COMPLETED task. Raises like `get`, and NotFinishedError, TaskFailedError."""
+        task = self._find(task_id)
+        if task.error_code is not None:
+            raise TaskFailedError(task.error_code, task.message)
+        if task.result is None:
+            raise NotFinishedError(task.status)
+        return task.result
 
     def newest(self, status: TaskStatus | None, limit: int, after: str | None) -> tuple[list[TaskReport], bool]:
         """A page of up to `limit` tasks, newest first, and whether there are more.
@@ -211,7 +227,7 @@ class TaskManager:
         task = self._registry.find(task_id)
         if task is not None and not task.expired(now):
             return task
-        if task is not None or now < self._registry.remembered_until(task_id):
+        if task is not None or now < self._registry.tombstone_until(task_id):
             raise TaskExpiredError(self._settings.retention_hours)
         raise TaskNotFoundError
 
@@ -237,10 +253,9 @@ class TaskManager:
                 updated_at=now,
                 accepted_position=len(self._queue.waiting) + 1,
             )
-            self._registry.add(task)
-            accepted = self._queue.report(task)
+            accepted = self._registry.add(task)
             logger.info(
-                "Task %s accepted: %.1f s of speech, %s, %d waiting [%s]",
+                "Task %s accepted: %.1f s of speech, emotion %s, %d queued [%s]",
                 task.id, submission.seconds, submission.params.emotion, len(self._queue.waiting), submission.request_id,
             )  # fmt: skip
             self._scheduler.dispatch()

@@ -31,7 +31,7 @@ class Emotion(StrEnum):
 
 
 class Stage(StrEnum):
-    """What a task is doing, in the order it may happen; an engine uses those that it has."""
+    """Processing stage of a task, in order; each engine uses a subset."""
 
     QUEUED = "queued"
     PREPARING = "preparing"
@@ -44,7 +44,7 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SynthesisParams:
-    """What the client asked for, every default filled in. Ranges are checked by the service."""
+    """Effective parameters of a task, including defaults."""
 
     emotion: Emotion
     ref_scale: float  # identity guidance, 0..10

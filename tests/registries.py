@@ -43,12 +43,17 @@ class NoListener:
 
 
 def make_registry(
-    directory: Path, journal: Journal, uploads: FileStore, outputs: FileStore, listener: TaskListener | None = None
+    directory: Path,
+    journal: Journal,
+    uploads: FileStore,
+    outputs: FileStore,
+    listener: TaskListener | None = None,
+    queue: TaskQueue | None = None,
 ) -> TaskRegistry:
     """A registry with one worker's queue, on a clock that stands at NOW."""
     return TaskRegistry(
         journal,
-        TaskQueue(1, lambda: NOW),
+        queue or TaskQueue(1, lambda: NOW),
         listener or NoListener(),
         uploads=uploads,
         outputs=outputs,

@@ -125,7 +125,7 @@ def test_an_engine_that_stops_by_itself_has_failed(world: World) -> None:
     def work(job: SynthesisJob, report: Report, cancelled: Cancelled) -> None:
         raise JobCancelledError("I do not want to.")
 
-    assert world.run(work) == Failure(TaskErrorCode.INTERNAL, "The engine stopped without being asked to.")
+    assert world.run(work) == Failure(TaskErrorCode.INTERNAL, "The engine cancelled the job unexpectedly.")
 
 
 def test_work_is_timed_and_stopped(world: World) -> None:
@@ -157,7 +157,7 @@ def test_waiting_for_another_task_is_not_timed(world: World) -> None:
 
 
 def test_silence_ends_with_a_report_and_with_a_question(world: World) -> None:
-    silent = world.attempt.silent_seconds
+    silent = world.attempt.seconds_since_heartbeat
 
     def work(job: SynthesisJob, report: Report, cancelled: Cancelled) -> None:
         world.now += 7

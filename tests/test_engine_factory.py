@@ -99,7 +99,7 @@ def test_preview_needs_neither_checkpoints_nor_packages(machine: Machine) -> Non
     [
         (0, "13.0", 0, "PyTorch finds no CUDA GPU"),
         (0, None, 0, "2.13.0 is built without CUDA"),
-        (1, "13.0", 1, "gpu.device_id is 1, but PyTorch finds 1 CUDA GPU,"),
+        (1, "13.0", 1, "gpu.device_id is 1, but PyTorch finds only 1,"),
     ],
 )
 def test_without_the_gpu_it_is_said_what_is_missing(
@@ -139,4 +139,4 @@ def test_missing_checkpoints_are_named_before_anything_is_imported(machine: Mach
     machine.install("torch", None)
     (machine.directory / "checkpoints" / "RIFE/flownet.pkl").unlink()
     for refusal in (machine.refusal("dice_talk"), machine.choose("auto").reason or ""):
-        assert "RIFE/flownet.pkl is missing in checkpoints/" in refusal
+        assert "weights are missing in checkpoints/: RIFE/flownet.pkl." in refusal

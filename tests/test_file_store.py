@@ -107,7 +107,7 @@ def test_a_file_that_goes_while_leftovers_are_looked_for_is_no_trouble(
 
 def test_a_directory_belongs_to_one_service(tmp_path: Path) -> None:
     store = FileStore(tmp_path)
-    with pytest.raises(OSError, match="another service"):
+    with pytest.raises(OSError, match="another instance"):
         FileStore(tmp_path)
     store.close()
     FileStore(tmp_path).close()

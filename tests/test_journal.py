@@ -302,7 +302,7 @@ def test_numbers_that_are_none_cost_no_task(tmp_path: Path, number: float) -> No
 
 def test_a_second_journal_in_the_directory_is_refused(tmp_path: Path) -> None:
     with journal(tmp_path) as opened:
-        with pytest.raises(OSError, match="another service uses this directory") as refused:
+        with pytest.raises(OSError, match="in use by another instance") as refused:
             Journal(tmp_path)
         assert refused.value.filename == str(tmp_path)
         opened.add(pending())
@@ -318,7 +318,7 @@ def test_another_process_has_the_directory_to_itself_until_its_end(tmp_path: Pat
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"\n"
-        with pytest.raises(OSError, match="another service uses this directory"):
+        with pytest.raises(OSError, match="in use by another instance"):
             Journal(tmp_path)
         other.kill()
     assert written(tmp_path) == ([], {})
@@ -435,7 +435,7 @@ def test_a_file_that_does_not_say_since_when_it_is_kept_is_damaged(
     change(tmp_path, "DELETE FROM begun")
     with journal(tmp_path) as opened:
         assert opened.load()[0] == [pending()]
-    assert "(its time of creation is missing)" in caplog.messages[0]
+    assert "(the creation time is missing)" in caplog.messages[0]
 
 
 @pytest.mark.parametrize(
@@ -531,9 +531,9 @@ def test_another_damage_is_set_aside_too(tmp_path: Path) -> None:
 
 def test_what_the_system_refuses_is_no_damage(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).mkdir()
-    with pytest.raises(OSError, match="the journal cannot be used") as refused:
+    with pytest.raises(OSError, match="the journal cannot be read or written") as refused:
         Journal(tmp_path)
-    assert refused.value.strerror == "the journal cannot be used (unable to open database file)"
+    assert refused.value.strerror == "the journal cannot be read or written (unable to open database file)"
     assert (refused.value.errno, refused.value.filename) == (errno.EIO, str(tmp_path / FILE_NAME))
     assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
     (tmp_path / FILE_NAME).rmdir()  # and the directory is free again
@@ -737,7 +737,7 @@ def test_a_journal_that_is_closed_takes_nothing_more(tmp_path: Path, caplog: pyt
     opened.close()
     opened.save(pending(1))
     assert caplog.messages == ["Cannot write the journal; retrying with the next change"]
-    with pytest.raises(OSError, match="the journal cannot be used") as refused:
+    with pytest.raises(OSError, match="the journal cannot be read or written") as refused:
         opened.add(pending(2))
     assert refused.value.errno == errno.EIO
     assert written(tmp_path) == ([], {})

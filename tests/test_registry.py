@@ -11,6 +11,7 @@ import pytest
 from api.records import Idempotency, Result, Task
 from api.storage.files import FileStore
 from api.storage.journal import Journal
+from api.tasks.queue import TaskQueue
 from engines.base import FaceBox, SynthesisJob
 from tests.records import HOUR, NOW, PARAMS, completed, failed, pending, processing, submission
 from tests.registries import RecordingListener, make_registry
@@ -28,7 +29,10 @@ class World:
         self.outputs = FileStore(self.directory / "outputs")
         self.journal = Journal(self.directory / "data")
         self.listener = RecordingListener()
-        self.registry = make_registry(self.directory, self.journal, self.uploads, self.outputs, self.listener)
+        self.queue = TaskQueue(1, lambda: NOW)
+        self.registry = make_registry(
+            self.directory, self.journal, self.uploads, self.outputs, self.listener, self.queue
+        )
         self.unended = self.registry.restore()
 
     def close(self) -> None:
@@ -75,7 +79,7 @@ def test_a_new_registry_is_empty(world: World) -> None:
     assert world.registry.next_position() == 1
     assert world.registry.newest() == []
     assert world.registry.find("1") is world.registry.find_any("1") is None
-    assert world.registry.remembered_until("1") == 0
+    assert world.registry.tombstone_until("1") == 0
     assert world.registry.of_request("key") is None
     assert world.registry.result("c" * 64) is None
     with pytest.raises(KeyError):
@@ -270,15 +274,15 @@ def test_expired_tasks_are_found_by_the_sweep_and_remembered_for_a_while(world: 
         if restart:
             world.restart()
         assert world.registry.find(expired.id) is None
-        assert world.registry.remembered_until(expired.id) == NOW + 48 * HOUR
+        assert world.registry.tombstone_until(expired.id) == NOW + 48 * HOUR
         assert world.registry.get(later.id) == later
     world.registry.flush(NOW + 48 * HOUR - 1)
     assert world.registry.expired(NOW + 48 * HOUR - 1) == [later]
-    assert world.registry.remembered_until(expired.id) == NOW + 48 * HOUR
+    assert world.registry.tombstone_until(expired.id) == NOW + 48 * HOUR
     world.registry.flush(NOW + 48 * HOUR)
-    assert world.registry.remembered_until(expired.id) == 0
+    assert world.registry.tombstone_until(expired.id) == 0
     world.restart()
-    assert world.registry.remembered_until(expired.id) == 0
+    assert world.registry.tombstone_until(expired.id) == 0
 
 
 # -- notifications -----------------------------------------------------------------------------------------------------
@@ -301,7 +305,7 @@ def test_listener_is_notified_of_every_change(world: World) -> None:
     assert world.listener.dropped == []
 
 
-def test_listener_hears_nothing_of_a_deleted_task_but_its_end(world: World) -> None:
+def test_deleted_task_is_reported_as_forgotten_only(world: World) -> None:
     task = world.add(pending(1))
     world.registry.update(replace(processing(1), deleted=True))
     world.registry.progress(replace(processing(1), deleted=True, progress=0.5))
@@ -325,10 +329,10 @@ def test_refused_task_is_reported_to_no_listener(world: World, monkeypatch: pyte
     with pytest.raises(OSError, match="No space left"):
         world.registry.add(pending(1))
     assert world.listener.reports == []
-    assert world.registry.queue.waiting == {}
+    assert world.queue.waiting == {}
 
 
-def test_only_watched_tasks_are_told_their_positions(world: World) -> None:
+def test_positions_are_reported_for_watched_tasks_only(world: World) -> None:
     tasks = [world.add(pending(number)) for number in (1, 2, 3)]
     world.listener.reports.clear()
     world.registry.report_positions()
@@ -338,10 +342,32 @@ def test_only_watched_tasks_are_told_their_positions(world: World) -> None:
     assert [(report.task, report.queue_position) for report in world.listener.reports] == [(tasks[2], 3)]
 
 
+def test_updated_queue_is_stored_and_reported_to_watchers_only(world: World) -> None:
+    tasks = [world.add(pending(number)) for number in (1, 2, 3)]
+    world.listener.reports.clear()
+    world.listener.watching = {tasks[1].id}
+    estimated = [replace(task, estimate_seconds=50.0) for task in tasks]
+    world.registry.update_queued(estimated)
+    assert list(world.queue.waiting.values()) == estimated
+    assert [report.task for report in world.listener.reports] == [estimated[1]]
+    world.restart()
+    assert world.unended == estimated
+
+
+def test_restored_tasks_are_in_the_queue(world: World) -> None:
+    for number in (1, 2, 3):
+        world.add(pending(number))
+    world.registry.update(processing(1))
+    world.registry.update(failed(2))
+    world.restart()
+    assert list(world.queue.running.values()) == [processing(1)]
+    assert list(world.queue.waiting.values()) == [pending(3)]
+
+
 # -- jobs --------------------------------------------------------------------------------------------------------------
 
 
-def test_job_has_what_the_task_says_and_a_workspace_of_its_own(world: World) -> None:
+def test_job_has_the_values_of_its_task_and_a_workspace(world: World) -> None:
     world.add(pending(7))
     task = processing(7, attempt=2)
     with world.registry.job(task, "7-2.mp4") as job:

@@ -1,1 +1,1 @@
-"""What knows HTTP: requests, responses, errors and their schema."""
+"""HTTP layer: protocol, requests, responses, errors and the OpenAPI schema."""

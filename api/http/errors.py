@@ -21,11 +21,13 @@ from api.tasks.errors import (
     JournalFailedError,
     LowDiskSpaceError,
     NotFailedError,
+    NotFinishedError,
     QueueFullError,
     SetupFailedError,
     StartingError,
     StorageFullError,
     TaskExpiredError,
+    TaskFailedError,
     TaskNotFoundError,
     TooLongError,
     UnavailableError,
@@ -37,6 +39,8 @@ from media.errors import CodedError, InvalidAudioError, InvalidImageError, Unsup
 STATUSES: dict[type[CodedError], int] = {
     TaskNotFoundError: 404,
     NotFailedError: 409,
+    NotFinishedError: 409,
+    TaskFailedError: 409,
     TaskExpiredError: 410,
     FileMissingError: 410,
     UnsupportedMediaError: 415,
@@ -54,7 +58,7 @@ STATUSES: dict[type[CodedError], int] = {
     LowDiskSpaceError: 503,
     JournalFailedError: 503,
 }
-# Of responses that consist of a bare status, such as the router's.
+# Code and message of bare HTTP statuses, such as the router's.
 HTTP_ERRORS = {
     400: ("bad_request", "The request is malformed."),
     404: ("not_found", "Not found."),
@@ -73,10 +77,10 @@ class FieldError(BaseModel):
 class ErrorResponse(BaseModel):
     """The body of every error response."""
 
-    error: str = Field(description="What went wrong, for a person.", examples=["Task not found."])
-    detail: str | None = Field(None, description="Further information, if there is any.")
-    code: str = Field(description="Stable name for programs.", examples=["task_not_found"])
-    request_id: str | None = Field(None, description="Same as X-Request-ID and the id in the server log.")
+    error: str = Field(description="Human-readable error message.", examples=["Task not found."])
+    detail: str | None = Field(None, description="Additional details, such as how to fix the request, if any.")
+    code: str = Field(description="Stable, machine-readable error code.", examples=["task_not_found"])
+    request_id: str | None = Field(None, description="Request ID, as in the `X-Request-ID` header and the server log.")
     errors: list[FieldError] | None = Field(None, description="Invalid fields, only with `validation_error`.")
 
 
@@ -99,7 +103,7 @@ class ApiError(Exception):
         self.headers = dict(headers or {})
 
     def body(self, request_id: str | None) -> bytes:
-        """The JSON body."""
+        """Encode the body; `errors` is left out unless set."""
         response = ErrorResponse(
             error=self.error, detail=self.detail, code=self.code, request_id=request_id, errors=self.errors
         )
@@ -174,7 +178,7 @@ def _from_validation(error: RequestValidationError) -> ApiError:
         [
             FieldError(
                 field=str(problem["loc"][-1]),
-                message="unknown parameter" if problem["type"] == "extra_forbidden" else problem["msg"],
+                message="Unknown parameter" if problem["type"] == "extra_forbidden" else problem["msg"],
             )
             for problem in error.errors()
         ]
@@ -186,8 +190,8 @@ def _joined(errors: Sequence[FieldError]) -> str:
 
 
 def _allow(request: Request) -> dict[str, str]:
-    """The methods of a URL, for its 405. The router knows those of one route, but several routes share a URL."""
-    # A mounted application answers for itself.
+    """Return the Allow header for a 405. Starlette lists the methods of one route, but several routes share a URL."""
+    # A mount matches every method, so it would list them all.
     routes = [route for route in request.app.routes if not isinstance(route, Mount)]
     methods = [
         method

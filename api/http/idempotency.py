@@ -41,7 +41,7 @@ def fingerprint(files: Mapping[str, str], fields: BaseModel, given: tuple[str, .
     return sha256_json([dict(files), fields.model_dump(mode="json", include=set(given))])
 
 
-def reused() -> ApiError:
+def key_reused_error() -> ApiError:
     """The error for a key that was already used with a different form."""
     return ApiError(
         422, "idempotency_key_reused", f"This {HEADER} was already used with a different request.",

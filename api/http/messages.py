@@ -1,4 +1,4 @@
-"""The English text of errors, made from their type and facts."""
+"""English error messages, made from the type and the facts of an error."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from api.tasks.errors import (
     JournalFailedError,
     LowDiskSpaceError,
     NotFailedError,
+    NotFinishedError,
     QueueFullError,
     SetupFailedError,
     StartingError,
     StorageFullError,
     TaskExpiredError,
+    TaskFailedError,
     TaskNotFoundError,
     TooLongError,
     UnavailableError,
@@ -35,51 +37,55 @@ _MISSING_FILES = {
 
 
 def describe(error: CodedError) -> tuple[str, str | None]:  # noqa: PLR0911
-    """What is wrong, and what else to know or to do, for the person who made the request."""
+    """Return the `error` and `detail` texts of an error response."""
     match error:
         case TaskNotFoundError():
-            return "Task not found.", "Check the task_id. Deleted tasks, and tasks that expired long ago, are unknown."
+            return "Task not found.", "Check the task_id. The task may have been deleted, or have expired long ago."
         case TaskExpiredError():
             return "The task has expired.", f"Finished tasks are kept for {error.retention_hours:g} hours."
         case FileMissingError():
             return _MISSING_FILES[error.kind]
         case NotFailedError():
             return "Only a failed task can be retried.", f"The task is {error.status}."
+        case NotFinishedError():
+            return "The video is not ready yet.", f"The task is {error.status}."
+        case TaskFailedError():
+            return "The task failed; there is no video.", str(error)
         case TooLongError():
             expected, hints = math.ceil(error.expected), [_SHORTER[name] for name in error.fields]
             return (
-                f"The video would take about {expected} s to make; the time limit of a task is {error.allowed:g} s.",
+                f"The video would take about {expected} s, more than the time limit of {error.allowed:g} s.",
                 f"Try {_either(hints)}." if hints else None,
             )
         case UnavailableError():
             return headline(error), f"Try again in about {retry_after(error)} s."
         case _:
-            return str(error), None
+            return error.template.format_map(error.facts) if error.facts else error.template, None
 
 
 def headline(error: UnavailableError) -> str:  # noqa: PLR0911
-    """Why no tasks are accepted."""
+    """Return why tasks are not accepted."""
     match error:
         case QueueFullError():
-            return f"The queue is full: {error.waiting} tasks are waiting."
+            return f"The queue is full: {error.waiting} tasks are queued."
         case StartingError():
             return "The engine is still loading."
         case SetupFailedError():
             return error.reason or "The engine could not be set up."
         case DrainingError():
-            return "The service is shutting down and accepts no new tasks."
+            return "The service is shutting down; new tasks are rejected."
         case GpuUnavailableError():
             return f"{error.reason} The service must be restarted."
         case LowDiskSpaceError():
             free, required = error.free / 2**20, error.required / 2**20
-            return f"Only {free:.0f} MB of disk space left; new tasks need at least {required:g} MB."
+            return f"Only {free:.0f} MiB of disk space left; new tasks need at least {required:g} MiB."
         case StorageFullError():
             return "No disk space left on the server."
         case JournalFailedError():
             reason = "" if error.reason is None else f" ({error.reason})"
-            return f"The task journal cannot be written{reason}, so new tasks are refused."
+            return f"The task journal cannot be written{reason}; new tasks are rejected."
         case _:
-            return "The service accepts no tasks at the moment."
+            return "The service is not accepting tasks."
 
 
 def retry_after(error: UnavailableError) -> int:
@@ -88,7 +94,7 @@ def retry_after(error: UnavailableError) -> int:
 
 
 def damage_notice(backup: str, recovered: int) -> str:
-    """What became of a damaged journal."""
+    """Return the notice about a recovered journal."""
     return (
         f"The task journal was damaged; a backup was kept as {backup}. Recovered tasks: {recovered}. "
         "Any others are lost."

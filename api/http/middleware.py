@@ -19,13 +19,14 @@ logger = logging.getLogger("api.http")
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _QUIET = re.compile(r"/api/health(/.*)?|/api/v1/synthesis/[^/]+/status")
-_REASON_LIMIT = 200  # bytes of a plain-text error kept as its detail
-_DRAIN_BYTES = 128 << 20  # bytes
-_DRAIN_SECONDS = 10.0  # seconds
+# Bytes of a plain-text error that are kept as its detail.
+_REASON_LIMIT = 200
+_DRAIN_BYTES = 128 << 20
+_DRAIN_SECONDS = 10.0
 
 
 class RequestLog:
-    """Assigns each request an id and logs it in one line; polls and probes are logged at DEBUG.
+    """Assigns each request an id and logs it in one line; polls and probes at DEBUG unless they fail with a 5xx status.
 
     A valid X-Request-ID header is used as the id; otherwise one is generated.
     """

@@ -1,4 +1,4 @@
-"""Streaming multipart/form-data parser: files go to disk in bounded memory, limits apply as the bytes arrive."""
+"""Streaming multipart/form-data parser: files go to disk in bounded memory, limits are enforced as data arrives."""
 
 from __future__ import annotations
 
@@ -154,9 +154,9 @@ class _Receiver:
             raise _malformed("A part of the multipart form has no name.")
         self._name = name = options[b"name"].decode("utf-8", "replace")
         if name not in self._texts and name not in self._files:
-            self._error("is not a known field")
+            self._error("Unknown field")
         elif name in self._seen:
-            self._error("is given more than once")
+            self._error("Field is repeated")
         elif name in self._files:
             self._sink = _FileSink(self._directory, name)
             self._sinks.append(self._sink)
@@ -178,7 +178,7 @@ class _Receiver:
     def _on_part_end(self) -> None:
         if self._text is not None:
             if len(self._text) > TEXT_LIMIT:
-                self._error(f"is longer than {TEXT_LIMIT} bytes")
+                self._error(f"Longer than {TEXT_LIMIT} bytes")
             else:
                 self.form.texts[self._name] = self._text.decode("utf-8", "replace")
         self._sink = self._text = None
@@ -236,4 +236,4 @@ def _malformed(error: str) -> ApiError:
 
 
 def _megabytes(size: int) -> str:
-    return f"{size / 2**20:g} MB" if size >= 2**20 else f"{size / 2**10:.0f} kB"
+    return f"{size / 2**20:g} MiB" if size >= 2**20 else f"{size / 2**10:.0f} KiB"

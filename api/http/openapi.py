@@ -30,7 +30,7 @@ _IDEMPOTENCY_KEY = {
 }
 
 _ERRORS = {
-    400: ("malformed_form", "The form is malformed."),
+    400: ("malformed_form", "The form is malformed or the Idempotency-Key is invalid."),
     404: ("task_not_found", "The task does not exist or was deleted."),
     408: ("request_timeout", "The request timed out before it was complete."),
     409: ("not_finished", "There is no video: the task has not finished yet, or it failed."),
@@ -48,20 +48,25 @@ _ERRORS = {
     503: ("starting", "The service is starting, stopping or not set up, or its GPU or disk is unavailable."),
 }
 
-# Meanings of 409 on routes other than the download.
-_CONFLICTS = {
+# What a 409 or 422 means on some routes.
+_SPECIAL = {
+    "validation_error": "Unknown, repeated or invalid query parameters.",
+    "too_large": "The video is too large to generate, or would take too long.",
     "idempotency_key_in_use": "A request with this Idempotency-Key is still in progress.",
     "not_failed": "Only failed tasks can be retried.",
 }
 
 
-def error_responses(*statuses: int, conflict: str | None = None) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route for these error statuses; `conflict` is the `code` of its 409."""
+def error_responses(
+    *statuses: int, conflict: str | None = None, invalid: str | None = None
+) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route for these error statuses; `conflict` and `invalid`: codes of its 409 and 422."""
     responses: dict[int | str, dict[str, Any]] = {}
     for status in statuses:
         code, description = _ERRORS[status]
-        if status == 409 and conflict is not None:
-            code, description = conflict, _CONFLICTS[conflict]
+        special = {409: conflict, 422: invalid}.get(status)
+        if special is not None:
+            code, description = special, _SPECIAL[special]
         example = {"error": description, "detail": "Additional information.", "code": code, "request_id": "4f1c2b7a"}
         responses[status] = {
             "model": ErrorResponse,
@@ -92,7 +97,7 @@ def accepted_response(*, replayed: bool = False) -> dict[str, Any]:
 
 
 def video_responses() -> dict[int | str, dict[str, Any]]:
-    """The `responses` of the download: the whole mp4, a range of it, or 304 if the client has it already."""
+    """The `responses` of the download: the whole MP4, a range of it, or 304 if the client has it already."""
     etag = header("ETag", "Strong validator of the video.")
     headers = {
         **etag,
@@ -101,10 +106,14 @@ def video_responses() -> dict[int | str, dict[str, Any]]:
         **header("Content-Length", "Size of the body in bytes.", "integer"),
     }
     content = {"video/mp4": {"schema": {"type": "string", "format": "binary"}}}
-    of_range = header("Content-Range", "Range and total size: `bytes START-END/SIZE`.")
+    content_range = header("Content-Range", "Range and total size: `bytes START-END/SIZE`.")
     return {
-        200: {"description": "The video (mp4).", "headers": headers, "content": content},
-        206: {"description": "The requested range of the video.", "headers": headers | of_range, "content": content},
+        200: {"description": "The video (MP4).", "headers": headers, "content": content},
+        206: {
+            "description": "The requested range of the video.",
+            "headers": headers | content_range,
+            "content": content,
+        },
         304: {"description": "Not modified: the ETag matches If-None-Match.", "headers": etag},
     }
 
@@ -127,8 +136,8 @@ def events_responses() -> dict[int | str, dict[str, Any]]:
     )
     return {
         200: {
-            "description": "`data` is the response of `status` on one line (shortened in the example). Lines that "
-            "start with a colon are heartbeats.",
+            "description": "`data` is the JSON body of the `status` response, on one line (abridged in the "
+            "example). Lines that start with a colon are heartbeats.",
             "headers": header("Cache-Control", "`no-store`"),
             "content": {"text/event-stream": {"itemSchema": event, "example": example}},
         },
@@ -177,7 +186,7 @@ def _add_form(schema: dict[str, Any], settings: Settings) -> None:
     schema["components"]["schemas"].update(form.pop("$defs"))
     defaults = form_defaults(settings)
     properties: dict[str, Any] = {
-        "image": _file("Portrait, JPEG or PNG", settings.files.max_image_mb, "64 to 8192 pixels a side"),
+        "image": _file("Portrait, JPEG or PNG", settings.files.max_image_mb, "64 to 8192 pixels per side"),
         "audio": _file("Speech, WAV or MP3", settings.files.max_audio_mb, "0.1 to 600 seconds"),
     }
     for name, field in form["properties"].items():
@@ -221,7 +230,7 @@ def _add_links(schema: dict[str, Any]) -> None:
 
 
 def _add_request_ids(schema: dict[str, Any]) -> None:
-    request_id = header("X-Request-ID", "Id of the request, as in the server log.")
+    request_id = header("X-Request-ID", "ID of the request, as in the server log.")
     for operations in schema["paths"].values():
         for operation in operations.values():
             for response in operation["responses"].values():

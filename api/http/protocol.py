@@ -51,7 +51,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._head_bytes += len(data)
         super().data_received(data)
         if self._in_head and self._head_bytes > HEAD_LIMIT and not self.transport.is_closing():
-            limit = f"The limit is {HEAD_LIMIT >> 10} kB."
+            limit = f"The limit is {HEAD_LIMIT >> 10} KiB."
             self._refuse(ApiError(431, "headers_too_large", "The request headers are too large.", limit))
 
     def on_message_begin(self) -> None:
@@ -94,7 +94,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._refuse(ApiError(408, "request_timeout", "The request timed out before it was complete.", limit))
 
     def _refuse(self, error: ApiError) -> None:
-        """Send an error without the application and close; a running application sees a disconnected client."""
+        """Send an error without the application and close; a running application receives `http.disconnect`."""
         request_id = uuid.uuid4().hex
         if not self._in_head:
             request_id = self.cycle.scope["state"].get("request_id", request_id)

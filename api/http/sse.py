@@ -21,13 +21,13 @@ EVENT_NAMES = {
 
 
 class EventEncoder:
-    """Encodes an event; `body` makes its data."""
+    """Encodes events as text/event-stream; `body` encodes their data."""
 
     def __init__(self, body: Callable[[TaskReport], bytes]) -> None:
         self._body = body
 
     def __call__(self, event: Event) -> bytes:
-        """The event as it is sent."""
+        """Encode an event with its name and ID."""
         name = EVENT_NAMES[event.report.task.status]
         return format_sse_event(event=name, data_str=self._body(event.report).decode(), id=str(event.id))
 

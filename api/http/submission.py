@@ -22,7 +22,7 @@ from media import audio, image
 
 FILE_FIELDS = ("image", "audio")
 TEXT_FIELDS = tuple(StartForm.model_fields)
-# Submissions whose files are checked at a time. While they are decoded, the largest portraits take 400 MB each, and
+# Submissions whose files are checked concurrently. While they are decoded, the largest portraits take 400 MB each, and
 # progressive and CMYK ones 800 MB.
 CHECKS_AT_ONCE = 2
 
@@ -65,7 +65,7 @@ class Submissions:
     async def _receive(self, request: Request, key: str | None) -> tuple[Task, bool]:
         service = self._service
         known = service.task_manager.of_request(key) if key is not None else None
-        # A replay is answered even while no new tasks are accepted.
+        # Replays are served even while new tasks are rejected.
         if known is None:
             service.check_open()
         files = service.settings.files
@@ -78,7 +78,7 @@ class Submissions:
                 identity = Idempotency(key, idempotency.fingerprint(form.hashes(), fields, given))
             if known is not None:
                 if known.submission.idempotency != identity:
-                    raise idempotency.reused()
+                    raise idempotency.key_reused_error()
                 return known, True
             await service.engine_ready()
             valid = _ValidRequest(form, fields.params(), given, request.state.request_id, identity)
@@ -86,9 +86,9 @@ class Submissions:
             return report.task, False
 
     def _validate(self, form: Form, given: tuple[str, ...]) -> StartForm:
-        """The text fields with their defaults. Raises FormError with everything that is wrong with the form."""
+        """The text fields with their defaults. Raises FormError with all invalid fields."""
         errors = list(form.errors)
-        errors += [FieldError(field=name, message="is required") for name in FILE_FIELDS if name not in form.files]
+        errors += [FieldError(field=name, message="Field required") for name in FILE_FIELDS if name not in form.files]
         fields: StartForm | None = None
         try:
             fields = StartForm.model_validate(self._defaults | {name: form.texts[name] for name in given})
@@ -96,7 +96,7 @@ class Submissions:
             for problem in error.errors():
                 name = str(problem["loc"][0])
                 if name not in {known.field for known in errors}:
-                    message = "is required" if problem["type"] == "missing" else problem["msg"]
+                    message = "Field required" if problem["type"] == "missing" else problem["msg"]
                     errors.append(FieldError(field=name, message=message))
         if errors or fields is None:
             raise FormError(errors, (*FILE_FIELDS, *TEXT_FIELDS))

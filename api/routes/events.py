@@ -15,7 +15,8 @@ from api.http.openapi import error_responses, events_responses
 from api.http.sse import event_stream
 from api.routes.synthesis import PREFIX
 
-_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # the second is for nginx
+# X-Accel-Buffering: no disables response buffering in nginx.
+_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 router = APIRouter(prefix=PREFIX, tags=["synthesis"])
 
@@ -48,7 +49,7 @@ async def events(
     service: ServiceDep,
     last_event_id: Annotated[
         str | None,
-        Header(alias="Last-Event-ID", description="Id of the last event received; only later ones are sent."),
+        Header(alias="Last-Event-ID", description="ID of the last event received; only later ones are sent."),
     ] = None,
 ) -> Response:
     """Server-sent events: the current state first, then `queued`, `progress` and finally `completed` or `failed`.

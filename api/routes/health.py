@@ -16,7 +16,7 @@ router = APIRouter(prefix="/api/health", tags=["health"])
 
 
 @router.head("", include_in_schema=False)
-@router.get("", summary="Service health", responses=error_responses(500))
+@router.get("", summary="Service health", response_description="The health report.", responses=error_responses(500))
 def health(service: ServiceDep) -> Health:
     """Always returns 200; `status` is `healthy` if the service accepts tasks. A full queue still counts as healthy."""
     running, waiting = service.task_manager.counts()
@@ -37,14 +37,21 @@ def health(service: ServiceDep) -> Health:
 
 
 @router.head("/live", include_in_schema=False)
-@router.get("/live", summary="Liveness probe", responses=error_responses(500))
+@router.get(
+    "/live", summary="Liveness probe", response_description="The process is alive.", responses=error_responses(500)
+)
 async def live(service: ServiceDep) -> Probe:
     """Returns 200 as long as the process responds."""
     return Probe(state=service.state)
 
 
 @router.head("/ready", include_in_schema=False)
-@router.get("/ready", summary="Readiness probe", responses=error_responses(500, 503))
+@router.get(
+    "/ready",
+    summary="Readiness probe",
+    response_description="The service accepts tasks.",
+    responses=error_responses(500, 503),
+)
 async def ready(service: ServiceDep) -> Probe:
     """Returns 200 if the service accepts tasks, otherwise 503. A full queue still counts as ready."""
     for problem in service.problems():

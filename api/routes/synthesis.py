@@ -10,7 +10,6 @@ from fastapi.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
 from api.http.dependencies import ServiceDep, SubmissionsDep
-from api.http.errors import ApiError
 from api.http.idempotency import REPLAYED
 from api.http.openapi import accepted_response, error_responses, video_responses
 from api.http.plain_route import PlainRoute
@@ -117,12 +116,8 @@ class _HeldFile(FileResponse):
 
 
 def _video(service: Service, task_id: str, request: Request) -> Response:
-    task = service.task_manager.get(task_id).task
-    if task.error_code is not None:
-        raise ApiError(409, task.error_code, "The task failed; there is no video.", task.message)
-    if task.result is None:
-        raise ApiError(409, "not_finished", "The video is not ready yet.", f"The task is {task.status}.")
-    etag = f'"{task.result.sha256}"'
+    result = service.task_manager.result(task_id)
+    etag = f'"{result.sha256}"'
     known = request.headers.get("if-none-match", "")
     if etag in known or known.strip() == "*":
         return Response(status_code=304, headers={"ETag": etag})
@@ -130,7 +125,7 @@ def _video(service: Service, task_id: str, request: Request) -> Response:
         # RFC 9110, section 14.2: a range that is malformed or in other units is ignored.
         request.scope["headers"] = [header for header in request.scope["headers"] if header[0] != b"range"]
     try:
-        found = service.outputs.path(task.result.name).stat()
+        found = service.outputs.path(result.name).stat()
     except FileNotFoundError:
         raise FileMissingError("video") from None
-    return _HeldFile(service.outputs, task.result.name, found, {"ETag": etag})
+    return _HeldFile(service.outputs, result.name, found, {"ETag": etag})

@@ -17,13 +17,14 @@ from api.routes.synthesis import PREFIX, accepted
 
 
 class _TaskId(StringConvertor):
-    regex = "(?!start$)[^/]+"  # the address of `start` is no task's
+    # `start` is a route, not a task ID.
+    regex = "(?!start$)[^/]+"
 
 
 register_url_convertor("task", _TaskId())
 router = APIRouter(prefix=PREFIX, tags=["synthesis"])
 
-# The manager's steps wait for the disk: not on the event loop.
+# Task manager calls may block on disk I/O, so they run in a thread.
 
 
 @router.head("", include_in_schema=False)
@@ -31,12 +32,12 @@ router = APIRouter(prefix=PREFIX, tags=["synthesis"])
     "",
     summary="List tasks",
     response_description="A page of tasks.",
-    responses=error_responses(404, 410, 422, 500),
+    responses=error_responses(404, 410, 422, 500, invalid="validation_error"),
 )
 async def tasks(request: Request, query: Annotated[TaskQuery, Query()], service: ServiceDep) -> TaskList:
     """Returns one page, newest tasks first. Deleted and expired tasks are not included."""
     given = Counter(name for name, _ in request.query_params.multi_items())
-    repeated = [FieldError(field=name, message="is repeated") for name, times in given.items() if times > 1]
+    repeated = [FieldError(field=name, message="Parameter is repeated") for name, times in given.items() if times > 1]
     if repeated:
         raise QueryError(repeated)
     page, more = await to_thread.run_sync(service.task_manager.newest, query.status, query.limit, query.after)
@@ -48,11 +49,11 @@ async def tasks(request: Request, query: Annotated[TaskQuery, Query()], service:
 @router.post(
     "/{task_id}/cancel",
     summary="Cancel a task",
-    response_description="The task, which has ended or is about to end.",
+    response_description="The task; if it is still PROCESSING, the cancellation is in progress.",
     responses=error_responses(404, 410, 500),
 )
 async def cancel(task_id: str, service: ServiceDep) -> TaskView:
-    """A queued task ends immediately, a running one at the engine's next step: FAILED with `cancelled`.
+    """A queued task fails at once, a running one at the engine's next check, with the `error_code` `cancelled`.
 
     A task that has already ended is not changed.
     """
@@ -63,7 +64,10 @@ async def cancel(task_id: str, service: ServiceDep) -> TaskView:
     "/{task_id}/retry",
     status_code=202,
     summary="Retry a failed task",
-    responses={202: accepted_response(), **error_responses(404, 409, 410, 422, 429, 500, 503, conflict="not_failed")},
+    responses={
+        202: accepted_response(),
+        **error_responses(404, 409, 410, 422, 429, 500, 503, conflict="not_failed", invalid="too_large"),
+    },
 )
 async def retry(task_id: str, request: Request, response: Response, service: ServiceDep) -> TaskAccepted:
     """Creates a new task with the same files and parameters; the failed task is not changed."""

@@ -1,1 +1,1 @@
-"""What outlives the process: uploads and videos, the journal, and the locks on their directories."""
+"""Persistent storage: uploads, videos and the journal, with their directory locks and temporary workspaces."""

@@ -24,6 +24,7 @@ from api.storage.errors import JournalError, JournalWriteError, disk_full
 
 FILE_NAME = "tasks.sqlite3"
 SCHEMA = 1
+# `gone` has the tombstones, `begun` the creation time: their names are part of the format.
 _TABLES = """
 CREATE TABLE tasks (id TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE gone (id TEXT PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
@@ -41,7 +42,7 @@ _SALVAGE = (
     "SELECT CAST(record AS BLOB) FROM tasks ORDER BY id",
     "SELECT CAST(record AS BLOB) FROM tasks ORDER BY id DESC",
 )
-# Sets what is already set, which SQLite writes to the file all the same.
+# Sets user_version to its current value: changes nothing, but is still written to the file.
 _PROBE = f"PRAGMA user_version = {SCHEMA}"
 
 # SQLite's result codes for a file that can be read but not used; other codes, such as that of a full disk, are not the
@@ -63,7 +64,7 @@ class Change(NamedTuple):
 class Content:
     """Everything in a journal.
 
-    tombstones: id of an expired task → Unix time until which it is answered with 410.
+    tombstones: ID of an expired task → Unix time until which it is reported as expired (HTTP 410).
     created_at: Unix time; files older than this may belong to tasks that this journal never knew.
     """
 
@@ -87,12 +88,12 @@ class Database:
             raise
 
     def read(self) -> Content:
-        """Read everything. Raises sqlite3.Error, ValidationError."""
+        """Read the tasks, the tombstones and the creation time. Raises sqlite3.Error, ValidationError."""
         tasks = [_task(text) for (text,) in self._connection.execute(_READ_TASKS)]
         tombstones = dict(self._connection.execute(_READ_TOMBSTONES))
         created = self._connection.execute("SELECT at FROM begun").fetchone()
         if created is None:
-            raise sqlite3.DatabaseError("its time of creation is missing")
+            raise sqlite3.DatabaseError("the creation time is missing")
         return Content(tasks, tombstones, float(created[0]))
 
     def write(self, changes: Iterable[Change]) -> None:
@@ -108,7 +109,7 @@ class Database:
             raise
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the connection."""
         self._connection.close()
 
 
@@ -123,12 +124,12 @@ def remove(task_id: str) -> Change:
 
 
 def add_tombstone(task_id: str, until: float) -> Change:
-    """Remember an expired task until this Unix time."""
+    """Leave a tombstone for an expired task until this Unix time."""
     return Change(("gone", task_id), _ADD_TOMBSTONE, (task_id, until))
 
 
 def purge_tombstones(now: float) -> Change:
-    """Delete the tombstones whose time is over."""
+    """Delete expired tombstones."""
     return Change(("gone", ""), _PURGE_TOMBSTONES, (now,))
 
 
@@ -183,7 +184,7 @@ def as_os_error(error: sqlite3.Error, path: Path) -> OSError:
     """The OSError that corresponds to an error of SQLite."""
     if _code(error) == sqlite3.SQLITE_FULL:
         return disk_full(path)
-    return JournalWriteError(f"the journal cannot be used ({error})", path)
+    return JournalWriteError(f"the journal cannot be read or written ({error})", path)
 
 
 def _record(task: Task) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from api.storage.lock import DirectoryLock
 from api.utils import fsync
 
-logger = logging.getLogger("api.files")
+logger = logging.getLogger("api.file_store")
 
 # Names of uploads (their SHA-256), of videos (task id and attempt), and of videos in earlier versions.
 _FINISHED = re.compile(r"[0-9a-f]{64}|[0-9a-f]{32}-\d+\.mp4|[0-9a-f]{64}\.mp4")
@@ -41,11 +41,11 @@ class FileStore:
         self._directory_lock.close()
 
     def path(self, name: str) -> Path:
-        """Where a file of this name is, or will be."""
+        """Path of a file in the store, whether or not it exists."""
         return self.directory / name
 
     def adopt(self, source: Path, name: str) -> Path:
-        """Move `source` into the store and add a reference; it is dropped if a file `name` is already there.
+        """Move `source` into the store and add a reference; `source` is deleted if `name` already exists.
 
         The file and its directory entry are fsynced on return. Raises OSError.
         """
@@ -57,7 +57,7 @@ class FileStore:
                 source.replace(path)
             self._references[name] += 1
         try:
-            # Again for a file that was there already: cheap, and its first owner may not have got this far.
+            # Also for a file that was there already: cheap, and the request that stored it may not have done so yet.
             fsync(path)
             self._directory_lock.sync()
         except OSError:
@@ -80,7 +80,7 @@ class FileStore:
             try:
                 self.path(name).unlink(missing_ok=True)
             except OSError:
-                logger.exception("Cannot delete a file; retrying with the next sweep")
+                logger.exception("Cannot delete %s; a later sweep will delete it", name)
             return True
 
     @contextmanager
@@ -92,20 +92,22 @@ class FileStore:
         finally:
             self.release(name)
 
-    def remove_leftovers(self, older_than_seconds: float, made_since: float = math.inf) -> None:
+    def remove_leftovers(self, older_than_seconds: float, modified_since: float = math.inf) -> None:
         """Delete unreferenced files: left by an earlier process, or impossible to delete at the time.
 
-        Files younger than `older_than_seconds` stay, unless they were modified after the Unix time `made_since`.
+        Files younger than `older_than_seconds` stay, unless they were modified after the Unix time `modified_since`.
         """
         before = time.time() - older_than_seconds
-        self._remove(lambda path: bool(_FINISHED.fullmatch(path.name)) and not before < _modified(path) < made_since)
+        self._remove(
+            lambda path: bool(_FINISHED.fullmatch(path.name)) and not before < _modified(path) < modified_since
+        )
 
     def remove_parts(self) -> None:
         """Delete partial files; only before anything is being written."""
         self._remove(lambda path: path.name.endswith(PART))
 
     def _remove(self, matches: Callable[[Path], bool]) -> None:
-        # os.listdir: there may be thousands of files, nearly all of them referenced.
+        # os.listdir avoids creating a Path for each of thousands of referenced files.
         for name in os.listdir(self.directory):  # noqa: PTH208
             if name in self._references:
                 continue

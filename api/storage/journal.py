@@ -1,7 +1,8 @@
 """The journal: a durable copy of all tasks, from which the next process restores them.
 
-The registry in memory answers every request; the journal is only written, and read once, at the start. Every change
-except progress is durable before any client can see it. Tables and record format: see `database`.
+The registry in memory answers every request; the journal is only written, and read once, at the start. An accepted task
+is durable before its client is notified. Later changes, except progress, are too, unless the disk refuses the write:
+then they stay pending. Tables and record format: see `database`.
 """
 
 from __future__ import annotations
@@ -54,8 +55,9 @@ class Journal:
         self.created_at = content.created_at
 
     def load(self) -> tuple[list[Task], dict[str, float]]:
-        """Hand over what was read when the journal was opened: the tasks in order of acceptance, and the tombstones
-        (task id → Unix time of their end). To be called once: the journal does not keep them in memory.
+        """Return the restored tasks, oldest first, and the tombstones (task ID → their end as Unix time).
+
+        Call once: the journal does not keep them in memory.
         """
         tasks, tombstones = sorted(self._tasks, key=lambda task: task.position), self._tombstones
         self._tasks, self._tombstones = [], {}
@@ -85,7 +87,7 @@ class Journal:
             self._write_or_keep(changes)
 
     def flush(self, now: float) -> None:
-        """Write pending changes and purge the tombstones whose time is over."""
+        """Write pending changes and purge expired tombstones."""
         upkeep = [database.purge_tombstones(now)]
         if self.failing is not None:
             # A transaction that changes nothing succeeds on any disk, and would not show whether it works again.

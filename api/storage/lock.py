@@ -24,7 +24,7 @@ class DirectoryLock:
             tempfile.TemporaryFile(dir=directory).close()
         except BlockingIOError:
             self.close()
-            raise OSError(errno.EBUSY, "another service uses this directory", str(directory)) from None
+            raise OSError(errno.EBUSY, "in use by another instance of the service", str(directory)) from None
         except OSError as error:
             self.close()
             raise OSError(error.errno, f"cannot create a file here ({error.strerror})", str(directory)) from error

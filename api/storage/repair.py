@@ -55,7 +55,7 @@ def _new_file(path: Path) -> Path:
 
 
 def _back_up(path: Path) -> Path:
-    """Copy the damaged file and its logs. The time of its last change names the copy, so a retry makes no second."""
+    """Copy the damaged file and its logs. The copy is named after the last change, so a repeated repair reuses it."""
     changed = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     backup = path.with_name(f"{path.name}.damaged-{changed:%Y%m%dT%H%M%S.%fZ}")
     for suffix in (*_LOGS, ""):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-logger = logging.getLogger("api.files")
+logger = logging.getLogger("api.file_store")
 
 
 class Workspaces:
@@ -43,4 +43,4 @@ class Workspaces:
         try:
             shutil.rmtree(path)
         except OSError:
-            logger.exception("Cannot delete a workspace; the next start tries again")
+            logger.exception("Cannot delete workspace %s; retrying at the next start", path.name)

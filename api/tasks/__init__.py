@@ -1,1 +1,1 @@
-"""The life of a task: registry, queue, scheduler, attempts and events; no HTTP."""
+"""Task lifecycle: registry, queue, scheduler, attempts and events; independent of HTTP."""

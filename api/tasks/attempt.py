@@ -41,19 +41,21 @@ class WorkClock:
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
-        # Seconds worked until the last pause, and the start of the present work; None while it waits.
-        self._before = 0.0
-        self._since: float | None = monotonic()
+        # Seconds up to the last pause, and the start of the current run (None while paused).
+        self._accumulated = 0.0
+        self._resumed_at: float | None = monotonic()
 
     def run(self, running: bool) -> None:
         """Start or pause; no effect if it is running, or paused, already."""
-        if running != (self._since is not None):
-            self._before = self.seconds()
-            self._since = self._monotonic() if running else None
+        if running != (self._resumed_at is not None):
+            self._accumulated = self.seconds()
+            self._resumed_at = self._monotonic() if running else None
 
     def seconds(self) -> float:
         """Working time so far."""
-        return self._before if self._since is None else self._before + self._monotonic() - self._since
+        return (
+            self._accumulated if self._resumed_at is None else self._accumulated + self._monotonic() - self._resumed_at
+        )
 
 
 class Attempt:
@@ -74,10 +76,10 @@ class Attempt:
         self._stopped: Failure | None = None
 
     def stop(self, reason: Failure) -> None:
-        """Request the engine to stop at its next check; the first reason wins."""
+        """Make the engine stop at its next cancellation check; the first reason wins."""
         self._stopped = self._stopped or reason
 
-    def silent_seconds(self) -> float:
+    def seconds_since_heartbeat(self) -> float:
         """Seconds since the engine last reported progress or checked for cancellation."""
         return self._monotonic() - self._last_heartbeat
 
@@ -87,7 +89,7 @@ class Attempt:
             engine.synthesize(job, self._reporter(engine, progress), self._cancelled)
             return _result(job.output)
         except JobCancelledError:
-            failure = self._stopped or Failure(TaskErrorCode.INTERNAL, "The engine stopped without being asked to.")
+            failure = self._stopped or Failure(TaskErrorCode.INTERNAL, "The engine cancelled the job unexpectedly.")
         except BaseException as error:
             # SystemExit included: it would end the worker thread and leave its task PROCESSING.
             failure = explain(error, self.task_id)
@@ -104,10 +106,10 @@ class Attempt:
         return self._stopped is not None
 
     def _reporter(self, engine: Engine, progress: Progress) -> Report:
-        before: dict[Stage, float] = {}
+        offsets: dict[Stage, float] = {}
         total = 0.0
         for stage, weight in engine.stage_weights.items():
-            before[stage] = total
+            offsets[stage] = total
             total += weight
 
         def report(
@@ -122,7 +124,7 @@ class Attempt:
             self.clock.run(stage is not Stage.QUEUED)
             self.picture = picture or self.picture
             weight = engine.stage_weights.get(stage, 0.0)
-            done = before.get(stage, 0.0) + weight * min(max(fraction, 0.0), 1.0)
+            done = offsets.get(stage, 0.0) + weight * min(max(fraction, 0.0), 1.0)
             progress(self, stage, done, message, remaining)
 
         return report

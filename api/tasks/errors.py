@@ -1,4 +1,4 @@
-"""Errors of the task service. They carry facts; `api/http/errors.py` maps them to statuses and messages.
+"""Errors of the task service. They carry facts; `api/http/errors.py` maps them to statuses, `messages.py` to texts.
 
 CodedError
 ├── MediaError, EngineError
@@ -7,6 +7,8 @@ CodedError
     ├── TaskExpiredError           task_expired
     ├── FileMissingError           task_expired
     ├── NotFailedError             not_failed
+    ├── NotFinishedError           not_finished
+    ├── TaskFailedError            that of the task
     ├── TooLongError               too_large
     └── UnavailableError
         ├── QueueFullError         queue_full
@@ -23,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from api.records import TaskStatus
+from api.records import TaskErrorCode, TaskStatus
 from media.errors import CodedError
 
 
@@ -68,6 +70,25 @@ class NotFailedError(TaskError):
     def __init__(self, status: TaskStatus) -> None:
         super().__init__()
         self.status = status
+
+
+class NotFinishedError(TaskError):
+    """There is no video yet."""
+
+    code = "not_finished"
+
+    def __init__(self, status: TaskStatus) -> None:
+        super().__init__()
+        self.status = status
+
+
+class TaskFailedError(TaskError):
+    """There is no video, as the task FAILED with this code and message."""
+
+    def __init__(self, code: TaskErrorCode, message: str) -> None:
+        super().__init__(message)
+        # Hides the code of the class: each failure has its own.
+        self.code = code  # type: ignore[misc]
 
 
 class TooLongError(TaskError):

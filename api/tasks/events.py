@@ -22,7 +22,7 @@ from api.tasks.errors import TaskError
 
 # Seconds without an event after which a heartbeat shows client and proxies that the stream is alive.
 HEARTBEAT_SECONDS = 15.0
-# Least seconds between two events of one status and stage.
+# Minimum seconds between two events of one status and stage.
 INTERVAL_SECONDS = 0.5
 # Events kept per task: about a minute of progress.
 HISTORY = 128
@@ -40,7 +40,7 @@ class Event:
 
     @cached_property
     def encoded(self) -> bytes:
-        """The event as it is sent, made once for all listeners."""
+        """The encoded event, made once for all listeners."""
         return self.encode(self)
 
     @property
@@ -56,9 +56,9 @@ class Channel:
         self.events: deque[Event] = deque(maxlen=HISTORY)
         # When the newest event was appended, on the monotonic clock.
         self.published = 0.0
-        # Newer than the newest event, but too soon after it.
+        # The latest change, held back because it followed the newest event too soon.
         self.held_back: TaskReport | None = None
-        self.release_planned = False
+        self.release_scheduled = False
         self.listeners = 0
         self.closed = False
         # Used on the event loop only.
@@ -100,7 +100,7 @@ class EventHub:
         heartbeat: float = HEARTBEAT_SECONDS,
         interval: float = INTERVAL_SECONDS,
     ) -> None:
-        """`encode` makes what is sent; `heartbeat` and `interval` are in seconds."""
+        """`encode` encodes an event for sending; `heartbeat` and `interval` are in seconds."""
         self._encode = encode
         self._now = now
         self._monotonic = monotonic
@@ -124,7 +124,7 @@ class EventHub:
             channel = self._channels.setdefault(report.task.id, Channel())
             if self._too_soon(channel, report):
                 channel.held_back = report
-                self._plan_release(channel)
+                self._schedule_release(channel)
                 return
             self._append(channel, report)
             if report.task.ended:
@@ -171,23 +171,24 @@ class EventHub:
         return seen == (_microseconds(task.updated_at) if newest is None else newest.id)
 
     async def stream(
-        self, task_id: str, present: Callable[[], TaskReport], last_event_id: str | None = None
+        self, task_id: str, current: Callable[[], TaskReport], last_event_id: str | None = None
     ) -> AsyncGenerator[bytes | None, None]:
-        """Yield the encoded events after `last_event_id`, or else the present state and what follows, up to the last.
+        """Yield the encoded events after `last_event_id` or, if that is unknown, the current state and later events.
 
-        None is a heartbeat. `present` returns the task as it is now, or raises TaskError when it is gone.
+        Ends after the last event. None is a heartbeat. `current` returns the current state of the task, or raises
+        TaskError if it was deleted or has expired.
         """
         self._loop = asyncio.get_running_loop()
         with self._lock:
             channel = self._channels.setdefault(task_id, Channel())
             channel.listeners += 1
-            self._plan_release(channel)
+            self._schedule_release(channel)
         try:
-            seen = self._known(channel, last_event_id)
+            seen = self._resume_id(channel, last_event_id)
             while True:
                 # Read first: events appended before the end are still sent.
                 closed = channel.closed or self._closed
-                event = self._first(channel, present) if seen is None else self._after(channel, seen)
+                event = self._initial_event(channel, current) if seen is None else self._after(channel, seen)
                 if event is not None:
                     yield event.encoded
                     if event.last:
@@ -214,7 +215,7 @@ class EventHub:
             return False
         return True
 
-    def _known(self, channel: Channel, last_event_id: str | None) -> int | None:
+    def _resume_id(self, channel: Channel, last_event_id: str | None) -> int | None:
         """The id as a number, if the history has the event."""
         seen = _number(last_event_id)
         with self._lock:
@@ -224,14 +225,14 @@ class EventHub:
         with self._lock:
             return channel.after(event_id)
 
-    def _first(self, channel: Channel, present: Callable[[], TaskReport]) -> Event:
-        """The present state under the newest event's id, so that the events after that one follow.
+    def _initial_event(self, channel: Channel, current: Callable[[], TaskReport]) -> Event:
+        """The current state under the newest event's ID, so that the events after that one follow.
 
-        `present` cannot be called under the lock, as the registry calls the hub: hence the check before and after.
+        `current` cannot be called under the lock, as the registry calls the hub: hence the check before and after.
         """
         while True:
             newest = channel.newest
-            report = present()
+            report = current()
             with self._lock:
                 if channel.newest is not newest:
                     continue
@@ -247,7 +248,7 @@ class EventHub:
     def _release(self, channel: Channel) -> None:
         """Append the held-back change once the interval is over."""
         with self._lock:
-            channel.release_planned = False
+            channel.release_scheduled = False
             report = channel.held_back
             if report is None:
                 return
@@ -255,7 +256,7 @@ class EventHub:
             if wait <= 0:
                 self._append(channel, report)
             elif channel.listeners:
-                channel.release_planned = True
+                channel.release_scheduled = True
                 asyncio.get_running_loop().call_later(wait, self._release, channel)
 
     # -- these need the lock ---------------------------------------------------------------------------------------
@@ -267,9 +268,9 @@ class EventHub:
         before, task = newest.report.task, report.task
         return (before.status, before.stage) == (task.status, task.stage)
 
-    def _plan_release(self, channel: Channel) -> None:
-        if channel.held_back is not None and channel.listeners and not channel.release_planned:
-            channel.release_planned = True
+    def _schedule_release(self, channel: Channel) -> None:
+        if channel.held_back is not None and channel.listeners and not channel.release_scheduled:
+            channel.release_scheduled = True
             self._call(lambda: self._release(channel))
 
     def _append(self, channel: Channel, report: TaskReport) -> None:

@@ -38,7 +38,7 @@ class SpeedMeter:
 
 
 class TaskQueue:
-    """The unfinished tasks: waiting ones by id, first come first served, and running ones by `Task.key`.
+    """The unfinished tasks: waiting ones by ID, in order of acceptance, and running ones by `Task.key`.
 
     The registry keeps it up to date, under the task manager's lock. Reading takes no lock, so that no request waits
     for a disk: readers copy what they need, and may see a change one step late.
@@ -54,7 +54,7 @@ class TaskQueue:
         self.running: dict[str, Task] = {}
 
     def put(self, task: Task) -> None:
-        """Insert, move or replace a task according to its state; ended ones leave."""
+        """Insert, move or replace a task according to its status; finished ones are removed."""
         if task.status is TaskStatus.PENDING:
             self._stop_running(task)
             last = next(reversed(self.waiting.values()), task)
@@ -71,7 +71,7 @@ class TaskQueue:
             self.remove(task)
 
     def remove(self, task: Task) -> None:
-        """Drop a task, if it is here."""
+        """Remove a task if present."""
         self._stop_running(task)
         self.waiting.pop(task.id, None)
 

@@ -39,10 +39,10 @@ class TaskListener(Protocol):
         """A task was accepted or updated, or its place in the queue has changed."""
 
     def forgotten(self, task_id: str) -> None:
-        """A task was deleted or has expired: nothing more will be reported of it."""
+        """A task was deleted or has expired: no further reports follow."""
 
     def watched(self, task_id: str) -> bool:
-        """Whether it matters to keep reporting the task's place in the queue."""
+        """Whether the task has listeners; queue positions are reported only for those."""
 
 
 class TaskRegistry:
@@ -62,22 +62,22 @@ class TaskRegistry:
         outputs: FileStore,
         workspaces: Workspaces,
     ) -> None:
-        self.queue = queue
         self._journal = journal
+        self._queue = queue
         self._uploads = uploads
         self._outputs = outputs
         self._workspaces = workspaces
         self._listener = listener
         # In order of acceptance.
         self._tasks: dict[str, Task] = {}
-        # Id of an expired task → Unix time until which it is answered with 410.
+        # ID of an expired task → Unix time until which it is reported as expired.
         self._tombstones: dict[str, float] = {}
         # Idempotency-Key → id of its task.
         self._requests: dict[str, str] = {}
         # By `Task.key`, while a task with this video exists.
         self._results: dict[str, Result] = {}
         # Name of a video → number of tasks that have it.
-        self._owners: Counter[str] = Counter()
+        self._video_owners: Counter[str] = Counter()
         self._next_position = 1
 
     # -- reading ---------------------------------------------------------------------------------------------------
@@ -96,11 +96,11 @@ class TaskRegistry:
         return self._tasks[task_id]
 
     def newest(self) -> Iterable[Task]:
-        """All tasks that `find` finds, newest first."""
+        """All tasks that are not deleted, newest first."""
         return [task for task in reversed(list(self._tasks.values())) if not task.deleted]
 
-    def remembered_until(self, task_id: str) -> float:
-        """Unix time until which an expired task is remembered; 0 for others."""
+    def tombstone_until(self, task_id: str) -> float:
+        """Unix time until which an expired task has a tombstone; 0 for others."""
         return self._tombstones.get(task_id, 0.0)
 
     def of_request(self, idempotency_key: str) -> Task | None:
@@ -123,27 +123,30 @@ class TaskRegistry:
     # -- changing --------------------------------------------------------------------------------------------------
 
     def restore(self) -> list[Task]:
-        """Take over the tasks that the journal has read; returns the unfinished ones, oldest first.
+        """Load the journal's tasks and return the unfinished ones, oldest first. Their uploads may be missing.
 
-        They are in the queue as the previous process left them, running ones included. Their uploads may be missing.
+        Each is put in the queue with its last recorded status, PROCESSING included.
         """
         tasks, self._tombstones = self._journal.load()
         for task in tasks:
             self._tasks[task.id] = task
             self._reference_files(task)
-            self.queue.put(task)
+            self._queue.put(task)
         self._next_position = max((task.position for task in tasks), default=0) + 1
         return [task for task in tasks if not task.ended]
 
-    def add(self, task: Task) -> None:
+    def add(self, task: Task) -> TaskReport:
         """Accept a task, which takes over the caller's references to its uploads.
 
         Raises OSError when the journal cannot be written; the task is not accepted then.
         """
         self._journal.add(task)
         self._next_position = task.position + 1
-        self._remember_request(task)
+        self._index_request(task)
         self._store(task)
+        report = self._queue.report(task)
+        self._listener.changed(report)
+        return report
 
     def update(self, task: Task) -> None:
         """Store the next state of a task; a completed one references its video."""
@@ -151,10 +154,19 @@ class TaskRegistry:
             self._reference_result(task.key, task.result)
         self._journal.save(task)
         self._store(task)
+        self._notify(task)
+
+    def update_queued(self, tasks: Iterable[Task]) -> None:
+        """Like `update` for any number of queued tasks; the listener is notified of those that it watches."""
+        for task in tasks:
+            self._journal.save(task)
+            self._store(task)
+        self.report_positions()
 
     def progress(self, task: Task) -> None:
         """Like `update`, without the journal: progress need not survive the process."""
         self._store(task)
+        self._notify(task)
 
     def forget(self, task: Task) -> None:
         """Delete a task and its references."""
@@ -162,7 +174,7 @@ class TaskRegistry:
         self._drop(task)
 
     def expire(self, tasks: Iterable[tuple[Task, float]]) -> None:
-        """Delete tasks and their references; each is remembered as expired until its Unix time."""
+        """Delete tasks and their references; each leaves a tombstone until the given Unix time."""
         tasks = [(task, until) for task, until in tasks if self._tasks.get(task.id) is task]
         self._journal.expire((task.id, until) for task, until in tasks)
         for task, until in tasks:
@@ -170,16 +182,16 @@ class TaskRegistry:
             self._drop(task)
 
     def report_positions(self) -> None:
-        """Notify the listener of the places of the waiting tasks that it watches."""
+        """Report the queue positions of the queued tasks that have listeners."""
         # Usually none, and there may be thousands waiting.
-        if not any(map(self._listener.watched, self.queue.waiting)):
+        if not any(map(self._listener.watched, self._queue.waiting)):
             return
-        for report in self.queue.waiting_reports():
+        for report in self._queue.waiting_reports():
             if self._listener.watched(report.task.id):
                 self._listener.changed(report)
 
     def flush(self, now: float) -> None:
-        """Purge tombstones whose time is over, and write the journal's pending changes."""
+        """Purge expired tombstones, and write the journal's pending changes."""
         self._tombstones = {task_id: until for task_id, until in self._tombstones.items() if now < until}
         self._journal.flush(now)
 
@@ -206,7 +218,7 @@ class TaskRegistry:
             )
 
     def image(self, task: Task) -> Path:
-        """The task's portrait."""
+        """Path of the task's portrait."""
         return self._uploads.path(task.submission.image)
 
     def uploads_exist(self, task: Task) -> bool:
@@ -223,7 +235,7 @@ class TaskRegistry:
             yield held
 
     def delete_video(self, name: str) -> None:
-        """Delete the video of an attempt whose task has no use for it. Raises OSError."""
+        """Delete an attempt's video that no task references. Raises OSError."""
         self._outputs.path(name).unlink()
 
     def remove_leftovers(self, older_than_seconds: float) -> None:
@@ -235,15 +247,17 @@ class TaskRegistry:
 
     def _store(self, task: Task) -> None:
         self._tasks[task.id] = task
-        self.queue.put(task)
+        self._queue.put(task)
+
+    def _notify(self, task: Task) -> None:
         if task.deleted:
             self._listener.forgotten(task.id)
         else:
-            self._listener.changed(self.queue.report(task))
+            self._listener.changed(self._queue.report(task))
 
     def _drop(self, task: Task) -> None:
         del self._tasks[task.id]
-        self.queue.remove(task)
+        self._queue.remove(task)
         request = task.submission.idempotency
         if request is not None and self._requests.get(request.key) == task.id:
             del self._requests[request.key]
@@ -257,23 +271,23 @@ class TaskRegistry:
     def _reference_files(self, task: Task) -> None:
         for name in task.uploads:
             self._uploads.hold(name)
-        self._remember_request(task)
+        self._index_request(task)
         if task.result is not None:
             self._reference_result(task.key, task.result)
 
     def _reference_result(self, key: str, result: Result) -> None:
         self._outputs.hold(result.name)
-        self._owners[result.name] += 1
+        self._video_owners[result.name] += 1
         self._results[key] = result
 
     def _drop_result(self, key: str, result: Result) -> None:
         # Counted here and not by the file store: a download may keep the file after its last task.
-        self._owners[result.name] -= 1
-        if self._owners[result.name] == 0:
-            del self._owners[result.name]
+        self._video_owners[result.name] -= 1
+        if self._video_owners[result.name] == 0:
+            del self._video_owners[result.name]
             if self._results.get(key) == result:
                 del self._results[key]
 
-    def _remember_request(self, task: Task) -> None:
+    def _index_request(self, task: Task) -> None:
         if task.submission.idempotency is not None:
             self._requests[task.submission.idempotency.key] = task.id

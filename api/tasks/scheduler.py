@@ -15,6 +15,7 @@ from api.records import EngineIdentity, Result, Task, TaskErrorCode, TaskStatus
 from api.settings import TaskSettings
 from api.tasks.attempt import Attempt, Failure, explain
 from api.tasks.errors import DrainingError, GpuUnavailableError, UnavailableError
+from api.tasks.queue import TaskQueue
 from api.tasks.registry import TaskRegistry, result_key
 from engines.base import Engine, Stage
 from media import image
@@ -44,8 +45,8 @@ def new_workers(size: int) -> Executor:
 class Scheduler:
     """Starts tasks in order of acceptance, at most `max_workers` at a time, once it is resumed.
 
-    Of equal tasks one runs; the others take over its video, or run themselves if it fails. All methods need `lock`,
-    which is notified when an attempt has ended.
+    Equal tasks share one run: the others reuse its video, or run in turn if it fails. Callers must hold `lock`, unless
+    noted; it is notified when an attempt has ended.
 
     gpu_failed: set when no task can run any more in this process.
     """
@@ -53,17 +54,18 @@ class Scheduler:
     def __init__(
         self,
         registry: TaskRegistry,
+        queue: TaskQueue,
         engine: Callable[[], Engine],
         settings: TaskSettings,
-        lock: threading.Condition,
         *,
+        lock: threading.Condition,
         clocks: Clocks,
         new_executor: Callable[[int], Executor] = new_workers,
     ) -> None:
         """`engine` returns the loaded engine; it is first called by `resume`."""
         self.gpu_failed = threading.Event()
         self._registry = registry
-        self._queue = registry.queue
+        self._queue = queue
         self._engine = engine
         self._settings = settings
         self._lock = lock
@@ -73,19 +75,22 @@ class Scheduler:
         self._resumed = False
         # By `Task.key`: equal tasks never run at the same time.
         self._attempts: dict[str, Attempt] = {}
-        # Given up, while their threads still run: a thread cannot be ended from outside.
+        # Abandoned attempts whose threads still run: Python cannot kill a thread.
         self._abandoned: set[Attempt] = set()
         self._refusal: Callable[[], UnavailableError] | None = None
         self._gpu_failure: str | None = None
 
     @property
     def gpu_failure(self) -> str | None:
-        """Why no task can run any more in this process; None while tasks can."""
+        """Why no task can run any more in this process; None while tasks can. Needs no lock."""
         return self._gpu_failure
 
     @property
     def refusal(self) -> UnavailableError | None:
-        """Why new tasks are refused and queued ones are not started; None while they are. The first reason stays."""
+        """Why new tasks are rejected and queued ones not started; None while tasks are accepted. Needs no lock.
+
+        The first reason is kept.
+        """
         return None if self._refusal is None else self._refusal()
 
     @property
@@ -96,7 +101,7 @@ class Scheduler:
     # -- starting and ending tasks ---------------------------------------------------------------------------------
 
     def restore(self, task: Task) -> None:
-        """Requeue a restored task that was running when the previous process ended; end those that cannot run."""
+        """Requeue a task that was running when the previous process ended; end it if it cannot run."""
         if task.deleted:
             self._registry.forget(task)
         elif task.cancelled:
@@ -112,6 +117,7 @@ class Scheduler:
         engine = self._engine()
         self._resumed = True
         self._queue.one_at_a_time = engine.one_at_a_time
+        changed: list[Task] = []
         for task in list(self._queue.waiting.values()):
             submission = task.submission
             try:
@@ -121,7 +127,8 @@ class Scheduler:
                 continue
             estimated = replace(task, key=result_key(submission, engine), estimate_seconds=estimate.seconds)
             if estimated != task:
-                self._registry.update(estimated)
+                changed.append(estimated)
+        self._registry.update_queued(changed)
         self.dispatch()
 
     def dispatch(self) -> None:
@@ -153,7 +160,7 @@ class Scheduler:
         elif task.status is TaskStatus.PROCESSING and not task.cancelled:
             self._registry.update(replace(task, cancelled=True))
             self._attempts[task.key].stop(_CANCELLED)
-            logger.info("Task %s is being cancelled", task.id)
+            logger.info("Task %s: cancellation requested", task.id)
 
     def _start(self, task: Task) -> Task:
         started = task.started(self._clocks.now())
@@ -175,10 +182,10 @@ class Scheduler:
     def _requeue(self, task: Task) -> None:
         """Return an interrupted task to the queue, or fail it if it was started `max_attempts` times.
 
-        Called by the process that stops and, if that was killed, by the next one.
+        Called at shutdown or, after a crash, when the next process restores its tasks.
         """
         if task.attempt >= self._settings.max_attempts:
-            message = f"The service stopped before the video was ready, {task.attempt} times."
+            message = f"Interrupted {task.attempt} times, which is the limit (tasks.max_attempts)."
             self._fail(task, Failure(TaskErrorCode.INTERRUPTED, message))
             return
         self._registry.update(task.requeued(self._clocks.now()))
@@ -191,7 +198,7 @@ class Scheduler:
         self._refusal = self._refusal or DrainingError
 
     def interrupt(self) -> None:
-        """Request all running attempts to stop; their tasks run again in the next process."""
+        """Stop all running attempts; their tasks run again in the next process."""
         for attempt in self._attempts.values():
             attempt.stop(_INTERRUPTED)
 
@@ -202,17 +209,17 @@ class Scheduler:
         return not self._abandoned
 
     def shut_down_workers(self, *, wait: bool) -> None:
-        """Release the worker threads; needs no lock."""
+        """Release the worker threads. Needs no lock."""
         self._executor.shutdown(wait=wait)
 
     def abandon_stalled(self) -> None:
         """Fail the tasks of engines without a heartbeat for `stall_seconds`, and replace their worker threads.
 
-        If the engine runs one job at a time, its others could never run; and threads that hang must not pile up. Both
-        count as a GPU failure: the process exits, to be restarted.
+        If the engine runs one job at a time, a hung job blocks all others. That, or too many hung threads, counts as a
+        GPU failure: the process exits and must be restarted.
         """
         limit = self._settings.stall_seconds
-        stalled = [attempt for attempt in self._attempts.values() if attempt.silent_seconds() > limit]
+        stalled = [attempt for attempt in self._attempts.values() if attempt.seconds_since_heartbeat() > limit]
         if not stalled:
             return
         failure = Failure(TaskErrorCode.STALLED, f"The engine stopped responding (no progress for {limit:g} s).")
@@ -220,7 +227,7 @@ class Scheduler:
             attempt.stop(failure)
             self._abandon(attempt, failure)
         if self._queue.one_at_a_time or len(self._abandoned) > self._settings.max_workers:
-            self._lose_gpu("The engine stopped responding.")
+            self._record_gpu_failure("The engine stopped responding.")
         else:
             self._executor.shutdown(wait=False)
             self._executor = self._new_executor(self._settings.max_workers)
@@ -232,11 +239,11 @@ class Scheduler:
         self._finish(attempt, outcome)
         self._abandoned.add(attempt)
 
-    def _lose_gpu(self, failure: str) -> None:
+    def _record_gpu_failure(self, failure: str) -> None:
         # Only the first failure counts: others follow from it.
         if self._gpu_failure is not None:
             return
-        logger.error("No more tasks can run: %s", failure)
+        logger.error("GPU failure, no more tasks can run in this process: %s", failure)
         self._gpu_failure = failure
         self._refusal = self._refusal or partial(GpuUnavailableError, failure)
         self.interrupt()
@@ -299,7 +306,7 @@ class Scheduler:
             return
         del self._attempts[task.key]
         if isinstance(outcome, Failure) and outcome.code is TaskErrorCode.GPU_FAILED:
-            self._lose_gpu(outcome.message)
+            self._record_gpu_failure(outcome.message)
         if isinstance(outcome, Result):
             self._queue.speed.learn(task.estimate_seconds, attempt.clock.seconds())
         if task.deleted:

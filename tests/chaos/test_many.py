@@ -21,7 +21,7 @@ from tests.scripted_engine import ScriptedEngine
 from tests.server import make_settings, running
 
 ENDED, WAITING = 9_900, 100
-LIMIT = 15.0  # seconds; half a second on a quiet machine
+LIMIT = 5.0  # seconds; half a second on a quiet machine
 
 
 def write(directory: Path, tasks: Sequence[Task]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from api.http.errors import STATUSES, from_exception
-from api.http.messages import describe
-from api.records import TaskStatus
+from api.http.messages import damage_notice, describe
+from api.records import TaskErrorCode, TaskStatus
 from api.storage.errors import JournalWriteError, disk_full
 from api.tasks.errors import (
     DrainingError,
@@ -15,12 +15,14 @@ from api.tasks.errors import (
     JournalFailedError,
     LowDiskSpaceError,
     NotFailedError,
+    NotFinishedError,
     QueueFullError,
     SetupFailedError,
     StartingError,
     StorageFullError,
     TaskError,
     TaskExpiredError,
+    TaskFailedError,
     TaskNotFoundError,
     TooLongError,
     UnavailableError,
@@ -34,6 +36,8 @@ ERRORS: list[tuple[CodedError, int, str, str]] = [
     (TaskExpiredError(24), 410, "task_expired", "The task has expired."),
     (FileMissingError("upload"), 410, "task_expired", "A file of the task is missing on the server."),
     (FileMissingError("video"), 410, "task_expired", "The video is missing on the server."),
+    (NotFinishedError(TaskStatus.PENDING), 409, "not_finished", "The video is not ready yet."),
+    (TaskFailedError(TaskErrorCode.NO_FACE, "No face."), 409, "no_face", "The task failed; there is no video."),
     (NotFailedError(TaskStatus.PENDING), 409, "not_failed", "Only a failed task can be retried."),
     (
         TooLongError(10.2, 10, ["duration"]),
@@ -92,7 +96,7 @@ def test_tree_in_the_docstring_names_every_error() -> None:
         line = next((line for line in drawn.splitlines() if kind.__name__ in line.split()), None)
         assert line is not None, kind
         if kind in STATUSES:
-            assert line.split()[-1] in (kind.code, kind.__name__)
+            assert line.split()[-1] in (kind.code, kind.__name__, "task")
 
 
 @pytest.mark.parametrize("error", [EncoderError("secret"), GpuOutOfMemoryError("secret"), ValueError("secret")])
@@ -102,10 +106,17 @@ def test_unlisted_error_is_an_internal_one(error: Exception) -> None:
     assert "secret" not in response.body("id").decode()
 
 
-def test_refused_writes_are_told_apart() -> None:
+def test_refused_write_becomes_503_with_its_reason() -> None:
     assert from_exception(disk_full(ROOT)).code == "storage_full"
     assert from_exception(JournalWriteError("disk I/O error", ROOT)).code == "journal_failed"
     assert from_exception(OSError(5, "Input/output error")).code == "internal"
+
+
+def test_damaged_journal_is_explained() -> None:
+    assert damage_notice("tasks.sqlite3.damaged-1", 3) == (
+        "The task journal was damaged; a backup was kept as tasks.sqlite3.damaged-1. Recovered tasks: 3. "
+        "Any others are lost."
+    )
 
 
 def test_retry_after_is_at_least_one_second() -> None:

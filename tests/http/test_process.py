@@ -217,7 +217,7 @@ def test_two_services_do_not_share_directories(tmp_path: Path) -> None:
     with server(tmp_path):
         ended = run(tmp_path, "--host", "127.0.0.1", "--port", str(free_port()))
     assert ended.returncode == 2
-    assert "another service uses this directory" in ended.stderr
+    assert "in use by another instance" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
