@@ -17,7 +17,14 @@ failed=()
 
 check() { # TOOL ARGUMENT...
     say "== $*"
-    "$VENV/bin/$1" "${@:2}" || failed+=("$*")
+    "$VENV/bin/python" -m "$@" || failed+=("$*")
+}
+
+# import-linter cannot be run as a module.
+check_imports() {
+    say "== lint-imports"
+    "$VENV/bin/python" -c 'from importlinter.cli import lint_imports_command; lint_imports_command()' ||
+        failed+=("lint-imports")
 }
 
 prepare_environment requirements_api.txt requirements.txt requirements_dev.txt
@@ -27,7 +34,7 @@ if (($#)); then exec "$VENV/bin/python" -m pytest "$@"; fi
 check ruff check .
 check ruff format --check .
 check mypy
-check lint-imports
+check_imports
 say "== pytest"
 result=0
 "$VENV/bin/python" -m pytest || result=$?

@@ -186,7 +186,7 @@ def test_two_services_do_not_share_a_journal(tmp_path: Path) -> None:
         ledger.use(server.client)
         code, said = start_again(tmp_path / "two", tmp_path / "one" / "data")
         assert code == 2
-        assert f"files.data_dir: {tmp_path / 'one' / 'data'}: in use by another instance." in said
+        assert f"files.data_dir: {tmp_path / 'one' / 'data'}: in use by another instance of the service." in said
         assert "Traceback" not in said
         assert ledger.finish(ledger.start())["status"] == "COMPLETED"
 

@@ -78,12 +78,12 @@ def test_with_too_little_room_no_task_is_taken(tmp_path: Path, wav: bytes) -> No
         client.finish(before)
         free["bytes"] -= 1
         refused = client.start(seed=2)
-        assert "100 MB" in check_error(refused, 503, "storage_full")["error"]
+        assert "100 MiB" in check_error(refused, 503, "storage_full")["error"]
         assert int(refused.headers["retry-after"]) >= 1
         check_error(run.client.get("/api/health/ready"), 503, "storage_full")
         health = run.client.get("/api/health").json()
         assert (health["status"], health["disk_free_bytes"]) == ("unhealthy", free["bytes"])
-        assert "100 MB" in health["reason"]
+        assert "100 MiB" in health["reason"]
         assert run.client.get(before.json()["download_url"]).status_code == 200
         free["bytes"] += 1
         assert client.start(seed=3).status_code == 202

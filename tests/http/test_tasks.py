@@ -313,7 +313,7 @@ def test_a_journal_that_cannot_be_written_is_told_and_takes_no_new_tasks(client:
     runs, waits = started(client, seed=1), started(client, seed=2)
     connection.execute("PRAGMA query_only = ON")
     refusal = check_error(client.start(seed=3), 503, "journal_failed")
-    assert refusal["error"] == "The task journal cannot be written, so new tasks are refused."
+    assert refusal["error"] == "The task journal cannot be written; new tasks are rejected."
     assert client.http.post(f"{TASKS}/{waits}/cancel").json()["error_code"] == "cancelled"
     check_error(client.http.post(f"{TASKS}/{waits}/retry"), 503, "journal_failed")
     client.engine.go_on()

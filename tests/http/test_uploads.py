@@ -261,7 +261,7 @@ def test_limits_come_from_the_settings(tmp_path: Path, wav: bytes) -> None:
     files = {"max_image_mb": 0.002, "max_audio_mb": 0.04}
     with running(make_settings(tmp_path, files=files), ScriptedEngine()) as run:
         client = Client(run, ScriptedEngine(), wav)
-        assert "2 kB" in check_error(client.start(), 413, "too_large")["detail"]
+        assert "2 KiB" in check_error(client.start(), 413, "too_large")["detail"]
         small = picture("1", (64, 64))
         assert client.start(image=small).status_code == 202
         check_error(client.start(image=small, audio=wav + bytes(20_000)), 413, "too_large")

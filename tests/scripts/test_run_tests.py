@@ -14,7 +14,13 @@ import os, pathlib, sys
 print(os.path.basename(__file__).removesuffix(".py"), *sys.argv[1:], flush=True)
 sys.exit(int(os.environ.get("FAILS") == pathlib.Path(__file__).stem) * 3)
 """
-EVERYTHING = ["ruff check .", "ruff format --check .", "mypy", "pytest"]
+IMPORT_LINTER = """\
+import os, sys
+def lint_imports_command():
+    print("lint-imports", flush=True)
+    sys.exit(int(os.environ.get("FAILS") == "lint-imports"))
+"""
+EVERYTHING = ["ruff check .", "ruff format --check .", "mypy", "lint-imports", "pytest"]
 
 
 @pytest.fixture
@@ -24,11 +30,15 @@ def tools(tmp_path: Path) -> str:
     directory.mkdir()
     for name in ("ruff", "mypy", "pytest"):
         (directory / f"{name}.py").write_text(TOOL)
+    (directory / "importlinter").mkdir()
+    (directory / "importlinter" / "cli.py").write_text(IMPORT_LINTER)
     return str(directory)
 
 
 @pytest.mark.parametrize("script", ["run_tests.sh", ".ci/run"])
-@pytest.mark.parametrize(("fails", "expected"), [("nothing", 0), ("ruff", 1), ("mypy", 1), ("pytest", 3)])
+@pytest.mark.parametrize(
+    ("fails", "expected"), [("nothing", 0), ("ruff", 1), ("mypy", 1), ("lint-imports", 1), ("pytest", 3)]
+)
 def test_everything_runs_and_any_failure_counts(
     checkout: Checkout, tools: str, script: str, fails: str, expected: int
 ) -> None:
