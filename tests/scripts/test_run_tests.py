@@ -31,6 +31,7 @@ def tools(tmp_path: Path) -> str:
     for name in ("ruff", "mypy", "pytest"):
         (directory / f"{name}.py").write_text(TOOL)
     (directory / "importlinter").mkdir()
+    (directory / "importlinter" / "__init__.py").touch()
     (directory / "importlinter" / "cli.py").write_text(IMPORT_LINTER)
     return str(directory)
 
