@@ -14,49 +14,32 @@ from starlette.routing import Match, Mount
 
 from api.http.messages import describe, retry_after
 from api.storage.errors import JournalWriteError, is_disk_full
-from api.tasks.errors import (
-    DrainingError,
-    FileMissingError,
-    GpuUnavailableError,
-    JournalFailedError,
-    LowDiskSpaceError,
-    NotFailedError,
-    NotFinishedError,
-    QueueFullError,
-    SetupFailedError,
-    StartingError,
-    StorageFullError,
-    TaskExpiredError,
-    TaskFailedError,
-    TaskNotFoundError,
-    TooLongError,
-    UnavailableError,
-)
+from api.tasks import errors as task_errors
 from engines.base import NoFaceError, TooLargeError
 from media.errors import CodedError, InvalidAudioError, InvalidImageError, UnsupportedMediaError
 
 # Coded errors that are not listed here are not the client's fault: 500.
 STATUSES: dict[type[CodedError], int] = {
-    TaskNotFoundError: 404,
-    NotFailedError: 409,
-    NotFinishedError: 409,
-    TaskFailedError: 409,
-    TaskExpiredError: 410,
-    FileMissingError: 410,
+    task_errors.TaskNotFoundError: 404,
+    task_errors.NotFailedError: 409,
+    task_errors.NotFinishedError: 409,
+    task_errors.TaskFailedError: 409,
+    task_errors.TaskExpiredError: 410,
+    task_errors.FileMissingError: 410,
     UnsupportedMediaError: 415,
     InvalidImageError: 422,
     InvalidAudioError: 422,
     NoFaceError: 422,
     TooLargeError: 422,
-    TooLongError: 422,
-    QueueFullError: 429,
-    StartingError: 503,
-    SetupFailedError: 503,
-    DrainingError: 503,
-    GpuUnavailableError: 503,
-    StorageFullError: 503,
-    LowDiskSpaceError: 503,
-    JournalFailedError: 503,
+    task_errors.TooLongError: 422,
+    task_errors.QueueFullError: 429,
+    task_errors.StartingError: 503,
+    task_errors.SetupFailedError: 503,
+    task_errors.DrainingError: 503,
+    task_errors.GpuUnavailableError: 503,
+    task_errors.StorageFullError: 503,
+    task_errors.LowDiskSpaceError: 503,
+    task_errors.JournalFailedError: 503,
 }
 # Code and message of bare HTTP statuses, such as the router's.
 HTTP_ERRORS = {
@@ -152,9 +135,9 @@ def from_exception(error: Exception) -> ApiError:  # noqa: PLR0911
         case HTTPException():
             return from_status(error.status_code, error.detail, error.headers)
         case OSError() if is_disk_full(error):
-            return _from_coded(StorageFullError())
+            return _from_coded(task_errors.StorageFullError())
         case JournalWriteError():
-            return _from_coded(JournalFailedError())
+            return _from_coded(task_errors.JournalFailedError())
         case _:
             return ApiError(500, "internal", "Internal server error.", "See the server log for this request_id.")
 
@@ -169,7 +152,7 @@ async def respond(request: Request, error: Exception) -> Response:
 
 
 def _from_coded(error: CodedError) -> ApiError:
-    headers = {"Retry-After": str(retry_after(error))} if isinstance(error, UnavailableError) else None
+    headers = {"Retry-After": str(retry_after(error))} if isinstance(error, task_errors.UnavailableError) else None
     return ApiError(STATUSES[type(error)], error.code, *describe(error), headers=headers)
 
 
