@@ -441,3 +441,16 @@ def test_a_hundred_submitters_at_once(tmp_path: Path) -> None:
     world.engine.go_on()
     world.until(lambda: world.manager.counts() == (0, 0))
     world.manager.shutdown(1)
+
+
+def test_workspace_that_cannot_be_created_fails_its_task_only(world: World) -> None:
+    blocked = world.directory / "workspaces"
+    blocked.write_text("a file where the directory should be")
+    failing = world.submit(1)
+    world.finish(failing)
+    assert world.get(failing).task.error_code == "internal"
+    blocked.unlink()
+    later = world.submit(2)
+    world.finish(later)
+    assert world.status(later) == ["COMPLETED"]
+    assert not blocked.exists()

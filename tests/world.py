@@ -45,7 +45,7 @@ class World:
             listener=EventHub(lambda event: b""),
             clocks=Clocks(lambda: self.now, lambda: self.now),
         )
-        self._directory, self._settings = directory, settings
+        self.directory, self._settings = directory, settings
         if resume:
             self.manager.resume()
 
@@ -53,11 +53,11 @@ class World:
         """The next service in the same directory, once this one has been stopped; not resumed yet."""
         for part in (self.journal, self.uploads, self.outputs):
             part.close()
-        return World(self._directory, resume=False, **self._settings)
+        return World(self.directory, resume=False, **self._settings)
 
     def submit(self, seed: int = 1, image: str = "a" * 64) -> str:
         for name in (image, "b" * 64):
-            part = self._directory / "new.part"
+            part = self.directory / "new.part"
             part.write_text(name)
             self.uploads.adopt(part, name)
         submission = Submission(image, "b" * 64, 10.0, (64, 64), FaceBox(0, 0, 1, 1), replace(PARAMS, seed=seed))
