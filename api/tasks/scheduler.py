@@ -185,7 +185,7 @@ class Scheduler:
         Called at shutdown or, after a crash, when the next process restores its tasks.
         """
         if task.attempt >= self._settings.max_attempts:
-            message = f"Interrupted {task.attempt} times, which is the limit (tasks.max_attempts)."
+            message = f"Interrupted in attempt {task.attempt} of {self._settings.max_attempts}."
             self._fail(task, Failure(TaskErrorCode.INTERRUPTED, message))
             return
         self._registry.update(task.requeued(self._clocks.now()))
