@@ -35,23 +35,28 @@ _LOADED = "It is set before anything reads it."
 _NO_ID = "No task has such an id."
 _BEGUN = "Every transaction is begun explicitly."
 _APART = "It only keeps the row apart from the task's own."
+_UPKEEP = "Upkeep is never pending, so its row means nothing."
 # Why nobody can notice a change, by the line that it makes.
 EQUIVALENT = {
-    "self._gone: dict[str, float] = None  # id of an expired task → until when it is answered with 410": _LOADED,
+    "self._tombstones: dict[str, float] = None": _LOADED,
     "self._next_position = None": _LOADED,
     "self._next_position = 2": _LOADED,
     "return self.find(self._requests.get(idempotency_key, None))": _NO_ID,
     "return self.find(self._requests.get(idempotency_key, ))": _NO_ID,
     'return self.find(self._requests.get(idempotency_key, "XXXX"))': _NO_ID,
-    'logger.error("%s (%s)", damage, textwrap.shorten(str(reason), 201))  # afterwards, the next start would see '
-    "nothing": "One letter more of a line in the log.",
+    "textwrap.shorten(str(reason), 201), len(tasks), backup.name,": "One letter more of a line in the log.",
+    "self._connection = sqlite3.connect(path, check_same_thread=False)": _BEGUN,
     "with closing(sqlite3.connect(path, )) as connection:": _BEGUN,
-    'changes["XXgoneXX", task_id] = (journal_file.GONE, (task_id, gone_until))': _APART,
-    'changes["GONE", task_id] = (journal_file.GONE, (task_id, gone_until))': _APART,
-    "connection = sqlite3.connect(path, check_same_thread=False)": _BEGUN,
-    'sentence = str(error).encode("UTF-8", "replace").decode()  # whatever it quotes, it has to be written as JSON': (
-        "Python knows both names."
-    ),
+    'return Change(("XXgoneXX", task_id), _ADD_TOMBSTONE, (task_id, until))': _APART,
+    'return Change(("GONE", task_id), _ADD_TOMBSTONE, (task_id, until))': _APART,
+    "return Change(None, _PURGE_TOMBSTONES, (now,))": _UPKEEP,
+    'return Change(("XXgoneXX", ""), _PURGE_TOMBSTONES, (now,))': _UPKEEP,
+    'return Change(("GONE", ""), _PURGE_TOMBSTONES, (now,))': _UPKEEP,
+    'return Change(("gone", "XXXX"), _PURGE_TOMBSTONES, (now,))': _UPKEEP,
+    "return Change(None, _PROBE)": _UPKEEP,
+    'return Change(("XXXX", ""), _PROBE)': _UPKEEP,
+    'return Change(("", "XXXX"), _PROBE)': _UPKEEP,
+    'message = str(error).encode("UTF-8", "replace").decode()': "Python knows both names.",
     'sha256 = hashlib.file_digest(file, "SHA256").hexdigest()': "hashlib knows both names.",
 }
 

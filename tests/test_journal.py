@@ -747,3 +747,15 @@ def test_changes_from_many_threads_are_all_kept(tmp_path: Path) -> None:
     with journal(tmp_path) as opened, ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda number: opened.add(pending(number)), range(100)))
     assert [task.position for task in written(tmp_path)[0]] == list(range(100))
+
+
+def test_upkeep_that_the_disk_refused_is_not_kept(tmp_path: Path) -> None:
+    with journal(tmp_path) as opened:
+        with broken_disk():
+            opened.save(pending(1))
+            opened.flush(NOW)
+        statements: list[str] = []
+        opened._database._connection.set_trace_callback(statements.append)
+        opened.save(pending(2))
+    verbs = [statement.split()[0] for statement in statements]
+    assert verbs == ["BEGIN", "INSERT", "INSERT", "COMMIT"]

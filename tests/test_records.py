@@ -10,9 +10,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from api.records import EngineIdentity, Idempotency, Result, Task, TaskErrorCode, TaskStatus, client_warnings
-from api.tasks.registry import result_key
-from engines.base import Emotion, FaceBox, Stage
-from tests.records import HOUR, NOW, PARAMS, completed, failed, full, pending, processing, submission
+from engines.base import Emotion, Stage
+from tests.records import HOUR, NOW, completed, failed, full, pending, processing, submission
 from tests.scripted_engine import ScriptedEngine
 
 RESULT = Result("1-1.mp4", "f" * 64, 5)
@@ -123,43 +122,25 @@ def test_a_task_that_runs_again_begins_anew() -> None:
     assert second.reported(NOW + 21, Stage.PREPARING, 0.1, "", None).progress == 0.1
 
 
-def test_equal_requests_have_one_key_and_all_that_makes_another_video_gives_another() -> None:
-    engine = ScriptedEngine()
-    plain = submission()
-    key = result_key(plain, engine)
-    assert len(key) == 64
-    assert key == result_key(submission(), ScriptedEngine())
-    changes: list[dict[str, Any]] = [{field.name: 0.25} for field in fields(PARAMS) if field.name != "emotion"]
-    params = [replace(PARAMS, **change) for change in [{"emotion": Emotion.SAD}, *changes]]
-    others = [replace(plain, image="b" * 64, audio="a" * 64), replace(plain, image="1" * 64), *(
-        replace(plain, params=other) for other in params)]  # fmt: skip
-    keys = {result_key(other, engine) for other in others}
-    for name in ("name", "version", "checkpoint"):
-        another = ScriptedEngine()
-        setattr(another, name, "another")
-        keys.add(result_key(plain, another))
-    assert len(keys) == 2 + len(params) + 3
-    assert key not in keys
-
-
-def test_what_makes_no_other_video_gives_the_same_key() -> None:
-    told = submission(
-        given=("seed",), warnings=("Two faces.",), request_id="1", idempotency=Idempotency("key", "print"),
-        seconds=11.0, size=(1, 1), face=FaceBox(0, 0, 1, 1),
-    )  # fmt: skip
-    assert result_key(told, ScriptedEngine()) == result_key(submission(), ScriptedEngine())
-
-
-def test_the_key_is_the_same_in_every_version_of_the_service() -> None:
-    """It is in the journal: another one, and a task would not find the video of its equal that an earlier one made."""
-    assert (
-        result_key(submission(), ScriptedEngine()) == "bc03b55acba01d15974400c13f1ccaf990f472a45644eaa5e569f5495fd52b01"
-    )
-
-
 def test_the_maker_is_the_engine() -> None:
     engine = ScriptedEngine()
     assert EngineIdentity.of(engine) == EngineIdentity("preview", "scripted", "5c" * 32)
+
+
+def test_task_expires_when_its_retention_is_over() -> None:
+    task = completed()
+    assert task.expires_at is not None
+    assert not task.expired(task.expires_at - 1)
+    assert task.expired(task.expires_at)
+    assert not processing().expired(task.expires_at)
+
+
+def test_task_taken_over_has_identity_and_warnings_of_its_engine() -> None:
+    engine = ScriptedEngine()
+    task = pending(submission=submission(warnings=("Two faces.",), given=("inference_steps",)))
+    taken_over = task.with_engine(engine)
+    warnings = ("Two faces.", "inference_steps has no effect here.")
+    assert taken_over == replace(task, maker=EngineIdentity.of(engine), warnings=warnings)
 
 
 def test_warnings_are_the_portraits_and_those_of_fields_that_the_client_sent() -> None:
@@ -185,4 +166,3 @@ def test_a_record_survives_json(task: Task) -> None:
     assert isinstance(again.submission.params.emotion, Emotion)
     assert isinstance(again.status, TaskStatus)
     assert isinstance(again.submission.given, tuple)
-    assert result_key(again.submission, ScriptedEngine()) == result_key(task.submission, ScriptedEngine())

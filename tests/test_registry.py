@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,9 +13,11 @@ from api.records import Idempotency, Result, Task
 from api.storage.files import FileStore
 from api.storage.journal import Journal
 from api.tasks.queue import TaskQueue
-from engines.base import FaceBox, SynthesisJob
+from api.tasks.registry import result_key
+from engines.base import Emotion, FaceBox, SynthesisJob
 from tests.records import HOUR, NOW, PARAMS, completed, failed, pending, processing, submission
 from tests.registries import RecordingListener, make_registry
+from tests.scripted_engine import ScriptedEngine
 
 
 class World:
@@ -389,3 +392,61 @@ def test_job_has_the_values_of_its_task_and_a_workspace(world: World) -> None:
             workspace=workspace,
         )
     assert not workspace.parent.exists()
+
+
+def test_files_of_a_task_are_in_their_stores(world: World) -> None:
+    task = world.add(pending(1))
+    assert world.registry.image(task) == world.directory / "uploads" / ("a" * 64)
+    world.outputs.path("1-1.mp4").write_text("video")
+    world.registry.delete_video("1-1.mp4")
+    assert world.files()[1] == []
+    with pytest.raises(FileNotFoundError):
+        world.registry.delete_video("1-1.mp4")
+
+
+def test_old_unreferenced_files_are_removed_from_both_stores(world: World) -> None:
+    world.add(pending(1))
+    for store, name in ((world.uploads, "f" * 64), (world.outputs, f"{7:032x}-1.mp4")):
+        store.path(name).write_text("left over")
+    world.registry.remove_leftovers(3600)
+    assert len(world.files()[0]) == 3
+    assert len(world.files()[1]) == 1
+    world.registry.remove_leftovers(-1)
+    assert world.files() == (["a" * 64, "b" * 64], [])
+
+
+# -- keys --------------------------------------------------------------------------------------------------------------
+
+
+def test_equal_requests_have_one_key_and_all_that_makes_another_video_gives_another() -> None:
+    engine = ScriptedEngine()
+    plain = submission()
+    key = result_key(plain, engine)
+    assert len(key) == 64
+    assert key == result_key(submission(), ScriptedEngine())
+    changes: list[dict[str, Any]] = [{field.name: 0.25} for field in fields(PARAMS) if field.name != "emotion"]
+    params = [replace(PARAMS, **change) for change in [{"emotion": Emotion.SAD}, *changes]]
+    others = [replace(plain, image="b" * 64, audio="a" * 64), replace(plain, image="1" * 64), *(
+        replace(plain, params=other) for other in params)]  # fmt: skip
+    keys = {result_key(other, engine) for other in others}
+    for name in ("name", "version", "checkpoint"):
+        another = ScriptedEngine()
+        setattr(another, name, "another")
+        keys.add(result_key(plain, another))
+    assert len(keys) == 2 + len(params) + 3
+    assert key not in keys
+
+
+def test_what_makes_no_other_video_gives_the_same_key() -> None:
+    told = submission(
+        given=("seed",), warnings=("Two faces.",), request_id="1", idempotency=Idempotency("key", "print"),
+        seconds=11.0, size=(1, 1), face=FaceBox(0, 0, 1, 1),
+    )  # fmt: skip
+    assert result_key(told, ScriptedEngine()) == result_key(submission(), ScriptedEngine())
+
+
+def test_the_key_is_the_same_in_every_version_of_the_service() -> None:
+    """It is in the journal: another one, and a task would not find the video of its equal that an earlier one made."""
+    assert (
+        result_key(submission(), ScriptedEngine()) == "bc03b55acba01d15974400c13f1ccaf990f472a45644eaa5e569f5495fd52b01"
+    )
