@@ -35,7 +35,6 @@ _LOADED = "It is set before anything reads it."
 _NO_ID = "No task has such an id."
 _BEGUN = "Every transaction is begun explicitly."
 _APART = "It only keeps the row apart from the task's own."
-_UPKEEP = "Upkeep is never pending, so its row means nothing."
 # Why nobody can notice a change, by the line that it makes.
 EQUIVALENT = {
     "self._tombstones: dict[str, float] = None": _LOADED,
@@ -47,15 +46,8 @@ EQUIVALENT = {
     "textwrap.shorten(str(reason), 201), len(tasks), backup.name,": "One letter more of a line in the log.",
     "self._connection = sqlite3.connect(path, check_same_thread=False)": _BEGUN,
     "with closing(sqlite3.connect(path, )) as connection:": _BEGUN,
-    'return Change(("XXgoneXX", task_id), _ADD_TOMBSTONE, (task_id, until))': _APART,
-    'return Change(("GONE", task_id), _ADD_TOMBSTONE, (task_id, until))': _APART,
-    "return Change(None, _PURGE_TOMBSTONES, (now,))": _UPKEEP,
-    'return Change(("XXgoneXX", ""), _PURGE_TOMBSTONES, (now,))': _UPKEEP,
-    'return Change(("GONE", ""), _PURGE_TOMBSTONES, (now,))': _UPKEEP,
-    'return Change(("gone", "XXXX"), _PURGE_TOMBSTONES, (now,))': _UPKEEP,
-    "return Change(None, _PROBE)": _UPKEEP,
-    'return Change(("XXXX", ""), _PROBE)': _UPKEEP,
-    'return Change(("", "XXXX"), _PROBE)': _UPKEEP,
+    'return Change(_ADD_TOMBSTONE, (task_id, until), ("XXgoneXX", task_id))': _APART,
+    'return Change(_ADD_TOMBSTONE, (task_id, until), ("GONE", task_id))': _APART,
     'message = str(error).encode("UTF-8", "replace").decode()': "Python knows both names.",
     'sha256 = hashlib.file_digest(file, "SHA256").hexdigest()': "hashlib knows both names.",
 }

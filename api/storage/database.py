@@ -53,11 +53,11 @@ _records = TypeAdapter(Task)
 
 
 class Change(NamedTuple):
-    """A pending change. Of two changes to the same `row` the later replaces the earlier."""
+    """A change to write. Of two pending changes to the same `row` the later replaces the earlier."""
 
-    row: tuple[str, str]
     sql: str
     parameters: tuple[Any, ...] = ()
+    row: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,27 +115,27 @@ class Database:
 
 def put(task: Task) -> Change:
     """Insert or replace the record of a task."""
-    return Change(("tasks", task.id), _PUT, (task.id, _record(task)))
+    return Change(_PUT, (task.id, _record(task)), ("tasks", task.id))
 
 
 def remove(task_id: str) -> Change:
     """Delete the record of a task."""
-    return Change(("tasks", task_id), _REMOVE, (task_id,))
+    return Change(_REMOVE, (task_id,), ("tasks", task_id))
 
 
 def add_tombstone(task_id: str, until: float) -> Change:
     """Leave a tombstone for an expired task until this Unix time."""
-    return Change(("gone", task_id), _ADD_TOMBSTONE, (task_id, until))
+    return Change(_ADD_TOMBSTONE, (task_id, until), ("gone", task_id))
 
 
 def purge_tombstones(now: float) -> Change:
     """Delete expired tombstones."""
-    return Change(("gone", ""), _PURGE_TOMBSTONES, (now,))
+    return Change(_PURGE_TOMBSTONES, (now,))
 
 
 def probe() -> Change:
     """Change nothing, but fail where the disk refuses writes."""
-    return Change(("", ""), _PROBE)
+    return Change(_PROBE)
 
 
 def create(path: Path, tasks: Iterable[Task], tombstones: Iterable[tuple[str, float]]) -> None:
