@@ -111,5 +111,5 @@ def test_a_stop_ends_a_job_that_is_being_denoised(checkpoint: Path, tmp_path: Pa
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0  # 1: the worker did not stop within ten seconds
     log = (tmp_path / "api.log").read_text()
-    assert f"Task {task['task_id']} was interrupted, and waits to run again" in log
+    assert f"Task {task['task_id']} was interrupted and is queued to run again" in log
     assert list((tmp_path / "outputs").iterdir()) == []
